@@ -1,0 +1,1 @@
+"""The physics that the engines share: CTF, Fourier conventions, masks, rotations, ring correlations."""

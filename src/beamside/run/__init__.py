@@ -1,0 +1,1 @@
+"""A live run, whatever the science. Knows no physics."""

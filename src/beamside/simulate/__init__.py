@@ -1,0 +1,1 @@
+"""Instruments that make data with a known truth."""

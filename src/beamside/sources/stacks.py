@@ -1,0 +1,153 @@
+"""Finding the stacks that a particle table names, and checking the rows against them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamside.errors import FormatError, InputError
+from beamside.formats.mrc import MrcInfo, read_info
+
+
+class NotYetError(InputError):
+    """A table whose stacks are not all there: an error in a finished file, a reason to wait in a running session."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a path in a table is looked up: the table's folder, the data root, then the table's parent folders.
+
+    The last is how RELION writes paths: relative to the project's folder.
+    """
+
+    table: Path
+    root: Path
+
+    def find(self, text: str) -> Path | None:
+        """The first plain file that `text` names, or None."""
+        start = Path(os.path.abspath(self.table)).parent
+        for base in (start, Path(os.path.abspath(self.root)), *start.parents):
+            candidate = Path(os.path.normpath(base / text))
+            if candidate.is_file():
+                return candidate
+        return None
+
+    def name(self, stack: Path) -> str:
+        """`stack` relative to the data root, or as an absolute path where it lies outside."""
+        return name_under(self.root, stack)
+
+
+def name_under(root: Path, file: Path) -> str:
+    """A POSIX path relative to `root`, or absolute where `file` lies outside of it."""
+    for base, path in ((os.path.abspath(root), str(file)), (os.path.realpath(root), os.path.realpath(file))):
+        if path.startswith(base.rstrip(os.sep) + os.sep):
+            return Path(path).relative_to(base).as_posix()
+    return file.as_posix()
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that the rows of a table name.
+
+    stacks: the distinct files, with their names under the data root; stack, index: for each row, which of `stacks`
+    and which image in it, counted from 1.
+    """
+
+    stacks: tuple[MrcInfo, ...]
+    names: tuple[str, ...]
+    stack: NDArray[np.int64]
+    index: NDArray[np.int64]
+    box_px: int
+
+    def key(self, row: int) -> str:
+        """The identity of the particle in `row`: `000017@stack.mrcs`."""
+        return f"{self.index[row]:06d}@{self.names[self.stack[row]]}"
+
+
+def find_images(image_names: Sequence[str], places: Places, place: Callable[[int], str]) -> Images:
+    """Resolve `000017@stack.mrcs` for every row; `place` names a row for a person.
+
+    Raises NotYetError for a stack that is absent or cut and for an image beyond the end of its stack, InputError for
+    a name that is no image name and for boxes that are not square or not all the same.
+    """
+    index, texts = _split(image_names, place)
+    found: dict[str, int] = {}
+    infos: dict[str, int] = {}
+    stacks: list[MrcInfo] = []
+    names: list[str] = []
+    stack = np.empty(len(texts), dtype=np.int64)
+    for row, text in enumerate(texts):
+        if text not in found:
+            name, path = _locate(text, places, place, row)
+            if name not in infos:
+                infos[name] = len(stacks)
+                stacks.append(_info(path, stacks[0] if stacks else None, place, row))
+                names.append(name)
+            found[text] = infos[name]
+        stack[row] = found[text]
+    held = np.array([info.images for info in stacks], dtype=np.int64)[stack]
+    beyond = np.flatnonzero((index < 1) | (index > held))
+    if beyond.size:
+        row = int(beyond[0])
+        raise NotYetError(
+            f"names image {index[row]} of {names[stack[row]]}, which holds {held[row]}"
+            + (f" ({beyond.size} such rows)." if beyond.size > 1 else "."),
+            where=place(row),
+            remedy="The table and the stack do not belong together; write them again.",
+        )
+    return Images(tuple(stacks), tuple(names), stack, index, stacks[0].shape[-1])
+
+
+def _split(image_names: Sequence[str], place: Callable[[int], str]) -> tuple[NDArray[np.int64], list[str]]:
+    index = np.ones(len(image_names), dtype=np.int64)
+    texts: list[str] = []
+    for row, text in enumerate(image_names):
+        number, at, stack = text.partition("@")
+        if not at:
+            number, stack = "1", text
+        if not (number.isascii() and number.isdigit() and len(number) < 18 and stack):
+            raise InputError(f"{text!r} is no image name.", where=place(row), remedy="Write it like 000017@stack.mrcs.")
+        index[row] = int(number)
+        texts.append(stack)
+    return index, texts
+
+
+def _locate(text: str, places: Places, place: Callable[[int], str], row: int) -> tuple[str, Path]:
+    path = places.find(text)
+    if path is None:
+        raise NotYetError(
+            f"the stack {text} is not there; it was looked for under {places.table.parent}, {places.root} and the "
+            "folders above.",
+            where=place(row),
+            remedy="Bring the stack, or correct its path.",
+        )
+    name = places.name(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the stack's path {name!r} is not UTF-8.", where=place(row), remedy="Rename the file."
+        ) from error
+    return name, path
+
+
+def _info(path: Path, first: MrcInfo | None, place: Callable[[int], str], row: int) -> MrcInfo:
+    try:
+        info = read_info(path)
+    except FormatError as error:
+        raise NotYetError(error.what, where=f"{error.where} (named by {place(row)})", remedy=error.remedy) from error
+    ny, nx = info.shape[-2:]
+    expected = first.shape[-1] if first else nx
+    if nx != ny or nx != expected:
+        raise InputError(
+            f"{path} has images of {nx} x {ny} px"
+            + (f", {first.path} of {expected} px." if first and nx == ny else ", which are not square."),
+            where=place(row),
+            remedy="Extract all particles with one square box.",
+        )
+    return info

@@ -1,0 +1,94 @@
+"""Progress on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from beamside.cli.progress import TerminalProgress
+from beamside.run.engine import Progress
+from beamside.run.guard import Finding, Severity
+from beamside.run.report import Activity, Report
+from tests.run.toy import FakeClock
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def working(fraction: float, *, ended: bool = False, arrived: int = 120, **metrics: float) -> Report:
+    progress = Progress(f"round 1, {fraction:g}", fraction, ended, ended, metrics=metrics)
+    return Report(Activity.WORKING, arrived, 100, 50, progress)
+
+
+def waiting() -> Report:
+    return Report(Activity.WAITING, 120, 100, 50, None)
+
+
+FINDING = Finding("toy.guard", Severity.SUSPECT, "it is odd.", "Look.")
+
+
+def test_a_terminal_has_one_line_with_rate_elapsed_and_eta(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, clock = Terminal(), FakeClock()
+    progress = TerminalProgress(stream=stream, clock=clock, unit="particles")
+    progress.update(working(0.1))
+    clock.now = 30.0
+    progress.update(working(0.4, arrived=240, items_per_s=1234.0))
+    line = stream.getvalue().split("\r\x1b[K")[-1]
+    assert line == "[0:30, ETA 1:00]  240 particles (4/s), 100 in use  round 1, 0.4  40 %  1234 par"
+    assert "\n" not in stream.getvalue()
+    progress.close()
+    assert stream.getvalue().endswith("\n")
+    progress.close()
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_a_terminal_is_not_flooded() -> None:
+    stream, clock = Terminal(), FakeClock()
+    progress = TerminalProgress(stream=stream, clock=clock)
+    for i in range(100):
+        clock.now = i / 100
+        progress.update(working(i / 100))
+    assert stream.getvalue().count("\r") <= 6
+
+
+def test_waiting_says_how_many_are_missing() -> None:
+    stream = Terminal()
+    TerminalProgress(stream=stream, clock=FakeClock()).update(waiting())
+    assert "waiting for items (30 more for the next batch)" in stream.getvalue()
+
+
+def test_a_log_has_sparse_plain_lines() -> None:
+    stream, clock = io.StringIO(), FakeClock()
+    progress = TerminalProgress(stream=stream, clock=clock)
+    for i in range(61):
+        clock.now = float(i)
+        progress.update(working(i / 100))
+    progress.update(working(1.0, ended=True))
+    assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+    assert [line.split("]")[0].split(",")[0] for line in stream.getvalue().splitlines()] == [
+        "[0:00",
+        "[0:30",
+        "[1:00",
+        "[1:00",
+    ]
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_quiet_says_only_findings(stream: io.StringIO) -> None:
+    progress = TerminalProgress(stream=stream, clock=FakeClock(), quiet=True)
+    progress.update(working(0.5))
+    progress.say("text")
+    progress.finding(FINDING)
+    assert stream.getvalue().removeprefix("\r\x1b[K") == "[suspect] toy.guard: it is odd. Look.\n"
+
+
+def test_sentences_leave_the_line_clean() -> None:
+    stream = Terminal()
+    progress = TerminalProgress(stream=stream, clock=FakeClock())
+    progress.update(working(0.5))
+    progress.say("text")
+    assert stream.getvalue().endswith("\r\x1b[Ktext\n")

@@ -1,0 +1,52 @@
+"""What all tests share: independent references, which skip aloud where they are absent."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data, named by BEAMSIDE_SHARED; tests that need it are skipped without it."""
+    named = os.environ.get("BEAMSIDE_SHARED")
+    if not named:
+        pytest.skip("BEAMSIDE_SHARED is not set, so the reference data are out of reach")
+    folder = Path(named)
+    assert folder.is_dir(), f"BEAMSIDE_SHARED names {folder}, which is no folder"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cls_common(shared: Path) -> ModuleType:
+    """The benchmark's own projector, CTF and shifts, checked there against relion_project."""
+    location = shared / "bench" / "classify" / "cls_common.py"
+    spec = importlib.util.spec_from_file_location("cls_common", location)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes
+    return module
+
+
+@pytest.fixture(scope="session")
+def relion() -> Callable[[str], str]:
+    """The path of a RELION program."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program)
+        if path is None:
+            pytest.skip(f"{program} is not installed")
+        return path
+
+    return find

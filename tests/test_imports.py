@@ -1,0 +1,55 @@
+"""What an import costs, and which names are public."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import beamside
+
+HEAVY = ("torch", "scipy", "matplotlib", "pandas", "h5py", "mrcfile", "fastapi")
+VERB_HELP = ("numpy", *HEAVY)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after `code`."""
+    program = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stderr.split()}
+
+
+@pytest.mark.parametrize(
+    "code", ["import beamside", "from beamside.cli.main import main; main(['--help'])", "import beamside.cli.main"]
+)
+def test_help_and_package_load_nothing_heavy(code: str) -> None:
+    loaded = loaded_by(code)
+    assert "beamside" in loaded
+    assert loaded.isdisjoint(VERB_HELP)
+
+
+@pytest.mark.parametrize("verb", ["classify", "simulate", "status", "resume", "stop"])
+def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
+    assert loaded_by(f"from beamside.cli.main import main; main(['{verb}', '--help'])").isdisjoint(HEAVY)
+
+
+def test_status_loads_nothing_heavy() -> None:
+    code = "import beamside.run.loop, beamside.run.session, beamside.cli.progress, safetensors.numpy"
+    assert loaded_by(code).isdisjoint(HEAVY)
+
+
+def test_public_names() -> None:
+    assert sorted(beamside.__all__) == [
+        "BeamsideError",
+        "CapacityError",
+        "FormatError",
+        "GuardStop",
+        "InputError",
+        "OptionError",
+        "RunDirectoryError",
+        "__version__",
+    ]
+    assert all(hasattr(beamside, name) for name in beamside.__all__)
