@@ -1,0 +1,340 @@
+"""The classification as the run sees it: particles in, one pass a step, class averages out.
+
+A first round makes classes from the first batch. Every later batch is a round of its own that costs its own particles:
+centres are found against the present averages, then two passes add the new particles to the sums. When the source has
+closed, the last passes go over all particles, and the averages are restored at full box from the pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beamside.classify import model as models
+from beamside.classify import stored
+from beamside.classify.average import Sums
+from beamside.classify.expectation import Assignment
+from beamside.classify.finish import Final, finish
+from beamside.classify.guards import GUARDS
+from beamside.classify.masking import choose_mask
+from beamside.classify.model import CANDIDATES, Model, Scene
+from beamside.classify.options import ClassifyOptions, resolve_limits
+from beamside.classify.population import Population, good_pixels
+from beamside.classify.schedule import Band, Stage, closing_stages, create_stages, update_stages
+from beamside.classify.tables import snapshot_of
+from beamside.compute.lanes import BLOCK_ITEMS, available_threads, blocks
+from beamside.errors import InputError
+from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
+from beamside.run.guard import Guard
+
+_LEAST_PER_CLASS = 10
+_NOISE_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step to do: enter a stage's frame, a pass of it, meet new particles, or finish."""
+
+    kind: str
+    label: str
+    stage: Stage | None = None
+    done: int = 0
+
+
+class Classifier:
+    """2D classification of particles; fulfils `run.engine.Engine`."""
+
+    guards: Sequence[Guard] = GUARDS
+
+    def __init__(self, options: ClassifyOptions, header: Header) -> None:
+        self.options, self.header = options, header
+        self.box_px, self.pixel_size_A = int(header.fields["box_px"]), float(header.fields["pixel_size_A"])
+        self.policy = BatchPolicy(options.first_batch, options.batch_size or options.first_batch)
+        self.limits = resolve_limits(options, self.box_px, self.pixel_size_A)
+        self.limit_note, self.mask_note = self.limits.note, ""
+        if options.ctf and not header.fields.get("has_ctf", True):
+            raise _without_ctf("the particle table", "it has no defocus columns")
+        references = options.references
+        self.classes = options.classes if references is None else len(references.images)
+        self.population = Population(options.ctf)
+        self.known = Assignment.empty(0, CANDIDATES)
+        self.model: Model | None = None
+        self.mask: Tensor | None = None
+        self.diameter_A = 0.0
+        self.tasks: deque[Task] = deque()
+        self.planned = 0
+        self.round, self.passes, self.seen = 0, 0, 0
+        self.covered = 0
+        """Usable particles that the passes over all have seen."""
+        self.closed = False
+        self.final: Final | None = None
+        self.encoded_px, self.encoded_upto = torch.zeros(0, 2), list[int]()
+        self.training, self.newcomers = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        self.others: Sums | None = None
+        self.set_aside: list[str] = []
+        self.reseeded: list[int] = []
+        self.entropies: list[float] = []
+        self.generator = torch.Generator().manual_seed(options.seed)
+        threads = available_threads(options.threads)
+        self.scene = Scene(
+            self.box_px, self.pixel_size_A, self.classes, options.variance, options.training_particles,
+            options.seed, threads, options.mirror, self.limits.first_ring,
+        )  # fmt: skip
+
+    @classmethod
+    def fresh(cls, options: ClassifyOptions, header: Header) -> Self:
+        """A new classification."""
+        return cls(options, header)
+
+    @classmethod
+    def resume(cls, options: ClassifyOptions, header: Header, state: State, batches: Sequence[Batch]) -> Self:
+        """As it was when `state` was taken."""
+        engine = cls(options, header)
+        stored.restore(engine, state, batches)
+        return engine
+
+    def state(self) -> State:
+        """Assignments, centres, sums, the frame's ingredients and the tasks ahead."""
+        return stored.state_of(self)
+
+    def ingest(self, batch: Batch) -> None:
+        """Check the pixels and plan a round; refuses a batch with particles without CTF when CTF is asked for."""
+        lacking = np.flatnonzero(~batch.columns["has_ctf"])
+        if self.options.ctf and lacking.size:
+            raise _without_ctf(f"{lacking.size} particles", f"the first is {batch.keys[int(lacking[0])]}")
+        usable = np.concatenate(
+            [good_pixels(batch.load(np.arange(p.start, p.stop))) for p in blocks(len(batch), BLOCK_ITEMS)]
+        )
+        self.set_aside = [batch.keys[i] for i in np.flatnonzero(~usable).tolist()]
+        self.population.append(batch, usable)
+        self.known = self.known.extended(len(self.population))
+        if len(self.population.rows) < 2:
+            return
+        self.round += 1
+        self._plan(self._first_round() if self.model is None else self._later_round())
+
+    def close(self) -> None:
+        """Plan the last passes, unless the first round has seen everything, and the restoration."""
+        self.closed = True
+        if len(self.population.rows) < 2:
+            raise InputError(
+                f"only {len(self.population.rows)} usable particles have come; classes cannot be made.",
+                remedy="Look at the findings above for images that were set aside.",
+            )
+        done = self.covered == len(self.population.rows)
+        stages = closing_stages(self.band, self.options.iterations, anneal=self.options.mode == "create")
+        tasks = [] if done else self._stage_tasks(stages, "closing")
+        self._plan([*tasks, Task("finish", "restoring the averages at full box")])
+
+    def step(self) -> Progress:
+        """The next task."""
+        if self.tasks:
+            task = self.tasks.popleft()
+            {
+                "stage": self._enter,
+                "pass": self._pass,
+                "meet": self._meet,
+                "mask": self._choose_mask,
+                "finish": self._finish,
+            }[task.kind](task)
+            label = task.label
+        else:
+            label = f"round {self.round}"
+        done = 1.0 - len(self.tasks) / max(1, self.planned)
+        finished = self.final is not None
+        return Progress(
+            label, done, round_ended=not self.tasks, idle=not self.tasks, finished=finished, metrics=self._metrics()
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Class averages with their tables; restored ones once the run has finished."""
+        return snapshot_of(self)
+
+    # ---- plans
+
+    def _plan(self, tasks: list[Task]) -> None:
+        self.tasks.extend(tasks)
+        self.planned = len(self.tasks)
+
+    def _first_round(self) -> list[Task]:
+        # The stages depend on the diameter, so they are planned once it is known.
+        return [Task("mask", f"round {self.round}, measuring the particle")]
+
+    def _later_round(self) -> list[Task]:
+        name = f"round {self.round}"
+        adding = [Task("meet", f"{name}, adding {done} of 2", done=done) for done in (1, 2)]
+        return [Task("meet", f"{name}, finding new particles"), *adding]
+
+    def _stage_tasks(self, stages: Sequence[Stage], name: str) -> list[Task]:
+        tasks = []
+        for stage in stages:
+            tasks.append(Task("stage", f"{name}, {stage.name}: encoding", stage))
+            tasks += [
+                Task("pass", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i) for i in range(stage.passes)
+            ]
+        return tasks
+
+    @property
+    def band(self) -> Band:
+        """The measures that stages are cut from; the particle's diameter must be known."""
+        return Band(self.box_px, self.diameter_A / self.pixel_size_A, self.limits.last_ring)
+
+    # ---- tasks
+
+    def _choose_mask(self, task: Task) -> None:
+        sample = models.training_rows(self.population, _NOISE_SAMPLE, self.options.seed)
+        chosen = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
+        self.mask, self.diameter_A, self.mask_note = chosen.mask, chosen.diameter_A, chosen.note
+        make = update_stages if self.options.mode == "update" else create_stages
+        stages = make(self.band, self.options.iterations)
+        self._plan(self._stage_tasks(stages, f"round {self.round}"))
+
+    def _enter(self, task: Task) -> None:
+        assert task.stage is not None and self.mask is not None
+        rows, old = self.population.rows, self.model
+        if old is not None:
+            old.settle(self.population, self.known, rows)
+        sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
+        signal = None if old is None else old.signal_power()
+        noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], signal)
+        self.model = self._framed(task.stage, noise, sample)
+        self.model.encode(self.population, rows)
+        self._start_averages(fresh=old is None, rows=rows)
+
+    def _framed(self, stage: Stage, noise: Tensor, sample: Tensor) -> Model:
+        assert self.mask is not None
+        self.training = sample
+        self.encoded_px = self.population.centres_px.clone()
+        self.encoded_upto = [len(self.population)]
+        made = models.begin(self.scene, stage, self.population, self.mask, noise, self.band.reach_px, sample)
+        if self.options.references is not None:
+            images = torch.as_tensor(self.options.references.images)
+            made.base = models.reference_sums(images, made)
+        return made
+
+    def _start_averages(self, *, fresh: bool, rows: Tensor) -> None:
+        model = self.model
+        assert model is not None
+        self.known.shift[:] = model.frame.shifts.centre
+        if fresh and model.base is not None:
+            model.maximise(model.sums)
+            return
+        if fresh:
+            self.known.label[rows, 0] = torch.randint(0, self.classes, (len(rows),), generator=self.generator)
+        first = torch.zeros_like(self.known.weight)
+        first[rows, 0] = 1.0
+        self.known.weight = first
+        model.resum(self.known)
+
+    def _pass(self, task: Task) -> None:
+        assert task.stage is not None and self.model is not None
+        rows = self.population.rows
+        temperature = task.stage.temperature(task.done)
+        if task.stage.share < 1.0:
+            rows = self._share(rows, task)
+            self.model.share_pass(rows, self.known, temperature, len(rows) / len(self.population.rows))
+        else:
+            self.model.full_pass(rows, self.known, temperature)
+        if temperature > 1.0 and self.options.mode == "create":
+            self.reseeded += self.model.reseed_dead(self.known, self.generator)
+        self.covered = len(self.population.rows)
+        self._count(len(rows))
+
+    def _share(self, rows: Tensor, task: Task) -> Tensor:
+        """The part of the particles that this pass sees: every one comes once before any comes again."""
+        assert task.stage is not None
+        parts = round(1 / task.stage.share)
+        sweep, part = divmod(task.done, parts)
+        order = torch.randperm(
+            len(rows), generator=torch.Generator().manual_seed(self.options.seed + 7919 * (sweep + 1))
+        )
+        return rows[order[part::parts]].sort().values
+
+    def _meet(self, task: Task) -> None:
+        """New particles: once on the wide grid to find their centres, then into the sums."""
+        model = self.model
+        assert model is not None
+        rows = self.population.rows
+        if task.done == 0:
+            rows = rows[self.known.weight[rows, 0] == 0]
+            self.newcomers = rows
+            self.encoded_px = torch.cat([self.encoded_px, torch.zeros(len(self.population) - len(self.encoded_px), 2)])
+            model.encode(self.population, rows)
+            model.expectation(1.0, model.wide).run(
+                model.vectors, model.ctf2, rows, self.known, self.scene.threads, sums=False
+            )
+            model.settle(self.population, self.known, rows, model.wide)
+            self.encoded_px[rows] = self.population.centres_px[rows]
+            model.encode(self.population, rows)
+            self.encoded_upto = [*self.encoded_upto, len(self.population)]
+            self.others = model.sums
+        else:
+            assert self.others is not None
+            model.partial_pass(self.newcomers, self.known, self.others)
+        self._count(len(self.newcomers))
+
+    def _finish(self, task: Task) -> None:
+        assert self.model is not None
+        self.model.settle(self.population, self.known, self.population.rows)
+        self.final = finish(self.model, self.population, self.known, self.limits.max_resolution_A)
+
+    def _count(self, particles: int) -> None:
+        self.passes += 1
+        self.seen += particles
+        share = self.class_weight
+        if share is not None:
+            p = (share / share.sum().clamp(min=1e-9)).clamp(min=1e-12)
+            self.entropies = [*self.entropies[-1:], float(-(p * p.log()).sum())]
+
+    # ---- what guards and tables look at
+
+    @property
+    def reference_power(self) -> Tensor | None:
+        """(K,) squared norm of the averages."""
+        return None if self.model is None or not self.passes else self.model.averages.values.abs().square().sum((1, 2))
+
+    @property
+    def class_weight(self) -> Tensor | None:
+        """(K,) sums of responsibilities."""
+        return None if self.model is None or not self.passes else self.model.sums.weight
+
+    @property
+    def score_spread(self) -> float | None:
+        """Median difference between the best and the second score."""
+        rows = self.population.rows
+        assigned = rows[(self.known.weight[rows, 0] > 0) & (self.known.score[rows, 0] != 0)]
+        if not self.passes or not len(assigned) or self.known.score.shape[1] < 2:
+            return None
+        return float((self.known.score[assigned, 0] - self.known.score[assigned, 1]).abs().median())
+
+    def _metrics(self) -> dict[str, float]:
+        weight = self.class_weight
+        if weight is None:
+            return {}
+        rows = self.population.rows
+        assigned = rows[self.known.weight[rows, 0] > 0]
+        used = int((weight >= 0.2 * weight.sum() / len(weight)).sum())
+        return {
+            "log_likelihood": float(self.known.score[assigned, 0].double().mean()) if len(assigned) else 0.0,
+            "classes_used": float(used),
+            "largest_share": float(weight.max() / weight.sum().clamp(min=1e-9)),
+        }
+
+    @property
+    def provisional(self) -> str:
+        """Why the averages are not to be trusted yet."""
+        count, least = len(self.population.rows), _LEAST_PER_CLASS * self.classes
+        return f"{count} particles for {self.classes} classes; at least {least} are needed." if count < least else ""
+
+
+def _without_ctf(what: str, where: str) -> InputError:
+    return InputError(
+        f"ctf.present: CTF correction is asked for, but {what} carry no CTF ({where}).",
+        remedy="Estimate the CTF first, or run with --no-ctf.",
+    )

@@ -1,0 +1,129 @@
+"""The E-step: particles of a frame against the averages, responsibilities, and the sums for the next averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from beamside.classify.average import Accumulator, Averages, Sums, component_columns
+from beamside.classify.reference import Bank, Frame, bank
+from beamside.classify.search import Poses, Rotations, Workspace, block_size, rotations, search
+from beamside.compute.lanes import blocks, over_lanes
+
+LEAST_WEIGHT = 0.02
+"""Responsibilities below this are dropped and the rest renormalised."""
+
+
+@dataclass
+class Assignment:
+    """What is known of every particle: T candidate poses, responsibilities, and its share in the present sums.
+
+    score .. weight: (N, T); presence: (N,), the factor with which the particle's own contribution stands in the sums.
+    """
+
+    score: Tensor
+    label: Tensor
+    alpha: Tensor
+    shift: Tensor
+    weight: Tensor
+    presence: Tensor
+
+    @classmethod
+    def empty(cls, count: int, best: int) -> Assignment:
+        """Nothing assigned yet."""
+        zero, whole = torch.zeros(count, best), torch.zeros(count, best, dtype=torch.int64)
+        return cls(zero.clone(), whole.clone(), zero.clone(), whole.clone(), zero.clone(), torch.zeros(count))
+
+    def rows(self, index: Tensor | slice) -> Poses:
+        """The poses of some particles."""
+        return Poses(self.score[index], self.label[index], self.alpha[index], self.shift[index])
+
+    def store(self, index: Tensor, poses: Poses, weight: Tensor) -> None:
+        """New poses of some particles; fewer candidates than T leave the rest at weight 0."""
+        width = poses.label.shape[1]
+        self.weight[index] = 0.0
+        for name in ("score", "label", "alpha", "shift"):
+            getattr(self, name)[index, :width] = getattr(poses, name)
+        self.weight[index, :width] = weight
+
+    def extended(self, count: int) -> Assignment:
+        """The same for `count` particles, the new ones unassigned."""
+        more = Assignment.empty(count - len(self.presence), self.label.shape[1])
+        names = ("score", "label", "alpha", "shift", "weight", "presence")
+        return Assignment(*(torch.cat([getattr(self, n), getattr(more, n)]) for n in names))
+
+
+def responsibilities(score: Tensor, temperature: float) -> Tensor:
+    """(b, T) softmax of scores / temperature without its small change."""
+    weight = torch.softmax(score / temperature, 1)
+    weight = torch.where(weight > LEAST_WEIGHT, weight, torch.zeros(()))
+    return weight / weight.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One E-step's settings and operands, good for any rows of the particles."""
+
+    frame: Frame
+    averages: Averages
+    bank: Bank
+    turns: Rotations
+    temperature: float
+    best: int
+
+    @classmethod
+    def of(cls, frame: Frame, averages: Averages, temperature: float, best: int) -> Expectation:
+        """Operands made from the averages."""
+        made = bank(averages.values, frame)
+        return cls(frame, averages, made, rotations(frame.orders), temperature, best)
+
+    def run(
+        self, vectors: Tensor, ctf2: Tensor, rows: Tensor, known: Assignment, threads: int, *, sums: bool = True
+    ) -> Sums | None:
+        """Assign `rows` anew, in place, and return their sums.
+
+        A particle's own contribution to an average is taken out of its score there (leave one out, to first order:
+        |y|^2 / precision), else every particle would hold on to its class by the noise that it put there itself.
+        """
+        size = block_size(self.bank, self.turns)
+        gain = 1.0 / self.averages.precision
+
+        def lane(pieces: Sequence[slice]) -> Accumulator:
+            total = Accumulator(self.bank.classes, self.frame)
+            space = Workspace(self.bank, self.turns, size)
+            for piece in pieces:
+                index = rows[piece]
+                block, c2 = vectors[index], ctf2[index]
+                bonus = self._bonus(block, known, index, gain)
+                poses = search(block, c2, self.bank, self.turns, space, best=self.best, bonus=bonus)
+                weight = responsibilities(poses.score, self.temperature)
+                known.store(index, poses, weight)
+                if sums:
+                    total.add(block, c2, poses, weight)
+            return total
+
+        lanes = over_lanes(lane, blocks(len(rows), size), threads)
+        return Accumulator.total(lanes) if sums else None
+
+    def _bonus(self, block: Tensor, known: Assignment, index: Tensor, gain: Tensor) -> Tensor:
+        real, imaginary = component_columns(self.frame.encoder.subspace.sizes)
+        own = (block[:, real] ** 2 + block[:, imaginary] ** 2) @ gain.T
+        share = torch.zeros_like(own).scatter_add_(
+            1, known.label[index], known.weight[index] * known.presence[index, None]
+        )
+        return -share * own
+
+
+def accumulate(frame: Frame, classes: int, vectors: Tensor, ctf2: Tensor, known: Assignment, threads: int) -> Sums:
+    """Sums of all particles at the poses and weights that they have, without a search."""
+
+    def lane(pieces: Sequence[slice]) -> Accumulator:
+        total = Accumulator(classes, frame)
+        for piece in pieces:
+            total.add(vectors[piece], ctf2[piece], known.rows(piece), known.weight[piece])
+        return total
+
+    return Accumulator.total(over_lanes(lane, blocks(len(vectors), 256), threads))

@@ -1,0 +1,119 @@
+"""The end of a run: averages restored at full box from the pixels, and how believable every particle is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from beamside.classify.encode import BLOCK
+from beamside.classify.expectation import Assignment
+from beamside.classify.model import CANDIDATES, Model
+from beamside.classify.population import Population
+from beamside.classify.restore import ClassAverages, Restoration
+from beamside.compute.lanes import blocks, over_lanes
+from beamside.optics.ctf import CtfParams
+from beamside.optics.frc import ring_index
+
+_NULL_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Final:
+    """Restored averages, and for pure noise the mean and spread of the best score."""
+
+    averages: ClassAverages
+    null_mean: float
+    null_spread: float
+
+
+def finish(model: Model, population: Population, known: Assignment, max_resolution_A: float) -> Final:
+    """Restore the averages of all assigned particles and calibrate their scores on noise."""
+    mean, spread = null_scores(model, population)
+    return Final(restore(model, population, known), mean, spread)
+
+
+def restore(model: Model, population: Population, known: Assignment) -> ClassAverages:
+    """Class averages at the full box from every particle's best pose."""
+    rows, scene = population.rows, model.scene
+
+    def lane(pieces: Sequence[slice]) -> Restoration:
+        sums = Restoration(scene.classes, scene.box_px, scene.pixel_size_A)
+        for piece in pieces:
+            _add(sums, model, population, known, rows[piece])
+        return sums
+
+    lanes = over_lanes(lane, blocks(len(rows), BLOCK), scene.threads)
+    total = lanes[0]
+    for more in lanes[1:]:
+        total += more
+    return total.averages(model.mask.numpy())
+
+
+def _add(sums: Restoration, model: Model, population: Population, known: Assignment, rows: Tensor) -> None:
+    label = known.label[rows, 0]
+    images, params = population.images(rows), population.params(rows)
+    psi_deg = -torch.rad2deg(known.alpha[rows, 0])
+    origin = -population.centres_px[rows]
+    flipped = label >= model.scene.classes
+    if flipped.any():
+        images, params, psi_deg, origin = _reflected(images, params, psi_deg, origin, flipped)
+    sums.add(
+        images,
+        params,
+        (label % model.scene.classes).numpy(),
+        psi_deg.numpy(),
+        origin[:, 0].numpy(),
+        origin[:, 1].numpy(),
+        np.ones(len(rows), dtype=np.float32),
+        (rows % 2).numpy(),
+        model.noise[population.group[rows].clamp(max=len(model.noise) - 1)].numpy(),
+    )
+
+
+def _reflected(
+    images: Tensor, params: CtfParams | None, psi_deg: Tensor, origin: Tensor, flipped: Tensor
+) -> tuple[Tensor, CtfParams | None, Tensor, Tensor]:
+    """Particles of reflected classes, reflected at the x axis, with the poses and CTFs that they then have."""
+    turned = images.flip(-2)
+    if images.shape[-1] % 2 == 0:
+        turned = turned.roll(1, -2)
+    images = torch.where(flipped[:, None, None], turned, images)
+    sign = torch.where(flipped, -1.0, 1.0)
+    origin = torch.stack([origin[:, 0], origin[:, 1] * sign], 1)
+    if params is not None:
+        values = {name: getattr(params, name) for name in CtfParams.__dataclass_fields__}
+        values["defocus_angle_deg"] = values["defocus_angle_deg"] * sign.double().numpy()
+        params = CtfParams(**values)
+    return images, params, psi_deg * sign, origin
+
+
+def null_scores(model: Model, population: Population) -> tuple[float, float]:
+    """Mean and standard deviation of the best score of images of pure noise."""
+    scene, encoder = model.scene, model.frame.encoder
+    rows = population.rows[:_NULL_IMAGES]
+    generator = torch.Generator().manual_seed(scene.seed)
+    noise = torch.randn(len(rows), scene.box_px, scene.box_px, generator=generator)
+    shells = torch.fft.rfft2(noise)
+    index = ring_index(scene.box_px).clamp(max=scene.box_px // 2)
+    noise = torch.fft.irfft2(
+        shells * model.noise[population.group[rows].clamp(max=len(model.noise) - 1)][:, index].sqrt(),
+        s=noise.shape[-2:],
+    )
+    vectors, ctf2 = encoder.encode(noise, population.params(rows), population.group[rows], torch.zeros(len(rows), 2))
+    known = Assignment.empty(len(rows), CANDIDATES)
+    model.expectation(1.0).run(vectors, ctf2, torch.arange(len(rows)), known, scene.threads, sums=False)
+    best = known.score[:, 0].double()
+    return float(best.mean()), max(float(best.std()) if len(best) > 1 else 1.0, 1e-3)
+
+
+def junk_score(score: NDArray[np.float64], mean: float, spread: float) -> NDArray[np.float64]:
+    """How well noise alone explains a score: the share of noise images that score as high, 1 for certain junk."""
+    from scipy.special import ndtr
+
+    share: NDArray[np.float64] = 1.0 - ndtr((score - mean) / spread)
+    return share

@@ -1,0 +1,138 @@
+"""The guards of a 2D classification: what they look at, when they trip, and what a person should do then."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from beamside.run.guard import Finding, Guard, Severity
+
+if TYPE_CHECKING:
+    from beamside.classify.engine import Classifier
+
+_LARGEST_SHARE = 0.5
+_SPREAD = 1e-4
+_LEAST_FOR_COLLAPSE = 4
+
+
+def _nonzero_references(engine: Classifier) -> Finding | None:
+    power = engine.reference_power
+    if power is None or not (empty := (power <= 0).nonzero()[:, 0].tolist()):
+        return None
+    if len(empty) < len(power):
+        return None
+    return REFERENCES.finding(f"all {len(empty)} class averages are zero after initialisation.", classes=empty)
+
+
+def _prepared_references(engine: Classifier) -> Finding | None:
+    power, weight = engine.reference_power, engine.class_weight
+    if power is None or weight is None:
+        return None
+    lost = ((power <= 0) & (weight > 1)).nonzero()[:, 0].tolist()
+    if not lost:
+        return None
+    return PREPARED.finding(
+        f"class averages {[k + 1 for k in lost]} are zero although particles belong to them.", classes=lost
+    )
+
+
+def _spread(engine: Classifier) -> Finding | None:
+    spread = engine.score_spread
+    if spread is None or engine.classes < 2 or spread > _SPREAD:
+        return None
+    return SPREAD.finding(
+        f"the best two classes of a particle differ by {spread:.2g} in log-likelihood (median): the scores are flat.",
+        spread=spread,
+    )
+
+
+def _collapse(engine: Classifier) -> Finding | None:
+    history = engine.entropies
+    weight = engine.class_weight
+    if weight is None or engine.classes < _LEAST_FOR_COLLAPSE or weight.sum() <= 0:
+        return None
+    share = float(weight.max() / weight.sum())
+    if share > _LARGEST_SHARE:
+        return COLLAPSE.finding(
+            f"class {int(weight.argmax()) + 1} holds {share:.0%} of {float(weight.sum()):.0f} particles.", share=share
+        )
+    if len(history) > 1 and history[-1] < 0.5 * history[-2]:
+        return COLLAPSE.finding(
+            f"the occupancy's entropy fell from {history[-2]:.2f} to {history[-1]:.2f} in one step "
+            f"(of at most {math.log(engine.classes):.2f}).",
+            before=history[-2],
+            after=history[-1],
+        )
+    return None
+
+
+def _finite(engine: Classifier) -> Finding | None:
+    if not engine.set_aside:
+        return None
+    names, engine.set_aside = engine.set_aside, []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return FINITE.finding(f"{len(names)} images are not finite or all one value and were set aside: {shown}.")
+
+
+def _resolution(engine: Classifier) -> Finding | None:
+    note, engine.limit_note = engine.limit_note, ""
+    return RESOLUTION.finding(note) if note else None
+
+
+def _mask(engine: Classifier) -> Finding | None:
+    note, engine.mask_note = engine.mask_note, ""
+    return MASK.finding(note) if note else None
+
+
+def _reseeded(engine: Classifier) -> Finding | None:
+    classes, engine.reseeded = engine.reseeded, []
+    if not classes:
+        return None
+    return RESEEDED.finding(f"classes {[k + 1 for k in classes]} lost their particles and were seeded anew.")
+
+
+REFERENCES = Guard(
+    "refs.nonzero", "step", "power of the class averages", "all of them 0", "an empty average scores every image alike",
+    Severity.STOP, "Every class average is zero, so no particle can be told from another.",
+    "Look at the input images: a mask, a contrast or a normalisation has removed the signal.", _nonzero_references,
+)  # fmt: skip
+PREPARED = Guard(
+    "refs.prepared", "step", "power of averages whose class holds particles", "0", "sums of particles are never empty",
+    Severity.STOP, "An average was lost between the sums and the search.",
+    "Report this with the dump: the state contradicts itself.", _prepared_references,
+)  # fmt: skip
+SPREAD = Guard(
+    "scores.spread", "step", "median difference between a particle's best and second-best score", f"{_SPREAD:g} nats",
+    "healthy runs: above 0.05; flat scores: 0 to rounding", Severity.STOP,
+    "When all classes score the same, assignments are noise.",
+    "Check that the images carry signal and that CTF and mask are right.", _spread,
+)  # fmt: skip
+COLLAPSE = Guard(
+    "classes.collapse", "step", "largest share of particles; entropy of occupancy",
+    "share over 0.5, or half the entropy lost in one step", "the field's rule of thumb; healthy runs stay under 0.3",
+    Severity.SUSPECT, "One class is taking all particles.",
+    "Use a tighter mask, fewer classes, or a coarser --max-resolution; look at the averages before using them.",
+    _collapse,
+)  # fmt: skip
+FINITE = Guard(
+    "input.finite", "ingest", "NaN, infinite or constant images", "any", "no likelihood exists for them",
+    Severity.NOTE, "Such images are set aside and named; the run goes on.",
+    "Extract these particles again; they carry no class in the result.", _finite,
+)  # fmt: skip
+RESOLUTION = Guard(
+    "options.resolution", "ingest", "finest resolution asked for", "2 pixels + 0.5 A", "Nyquist, as Xmipp has it",
+    Severity.NOTE, "Rings beyond the corner of the band are not filled.",
+    "Nothing to do; give a coarser --max-resolution to silence this.", _resolution,
+)  # fmt: skip
+MASK = Guard(
+    "mask.diameter", "step", "radial profile of the particles", "no edge found", "see docs/conventions.md",
+    Severity.NOTE, "The particle's size could not be measured, so a wide mask is used.",
+    "Give --mask-diameter if neighbours lie inside the box.", _mask,
+)  # fmt: skip
+RESEEDED = Guard(
+    "classes.reseeded", "step", "share of particles of a class", "under 2 % of the mean while annealing",
+    "a class that small cannot grow again", Severity.NOTE, "A class that dies is seeded from the most crowded one.",
+    "Nothing to do; if it happens in every round, ask for fewer classes.", _reseeded,
+)  # fmt: skip
+
+GUARDS = (REFERENCES, PREPARED, SPREAD, COLLAPSE, FINITE, RESOLUTION, MASK, RESEEDED)

@@ -1,0 +1,114 @@
+"""The order of work: resolution stages, each with its passes and temperatures.
+
+Resolution is measured in cycles a particle diameter, so the same numbers fit every box, pixel and particle. Early
+passes are hot (responsibilities spread over several classes) and see 9 cycles; a later stage, on recentred particles
+with few shifts left to try, cools down; the last stages open the band to the resolution limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HOT, WARM, TEPID, COLD = 4.0, 3.0, 2.0, 1.0
+_EARLY_CYCLES, _LATE_CYCLES = 9.5, 14.5
+_CREATE_PASSES, _CLOSING_PASSES = 18, 10
+"""Passes over all particles that a first round and the closing one cost."""
+_SEARCH_PART, _REFINE_PART = 0.45, 0.17
+_SEARCH_SHARE, _ANNEAL_SHARE = 1 / 6, 1 / 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Passes over the particles in one frame.
+
+    last_ring: finest ring; step_px, reach_px: the shift grid; temperatures fall evenly from `hot` to `cold` over the
+    first four fifths of `passes`. share: part of the particles that a pass sees; its sums move the present ones by a
+    step (stepwise EM), so several updates cost one pass over all.
+    """
+
+    name: str
+    last_ring: int
+    step_px: float
+    reach_px: float
+    passes: int
+    hot: float
+    cold: float
+    share: float = 1.0
+
+    def temperature(self, done: int) -> float:
+        """Of the pass after `done` passes."""
+        return self.hot + (self.cold - self.hot) * min(1.0, done / max(1.0, 0.8 * self.passes))
+
+
+@dataclass(frozen=True)
+class Band:
+    """What the stages are cut from: box and particle in pixels, and the finest ring allowed."""
+
+    box_px: int
+    diameter_px: float
+    last_ring: int
+
+    def ring(self, cycles: float) -> int:
+        """The ring with so many cycles a particle diameter, within the limits."""
+        wanted = round(cycles * self.box_px / self.diameter_px)
+        return max(min(4, self.last_ring), min(self.last_ring, wanted))
+
+    def step_px(self, ring: int, periods: float) -> float:
+        """A shift step as a share of the ring's period, in quarter pixels."""
+        return max(0.25, round(4 * periods * self.box_px / ring) / 4)
+
+    def local(self, name: str, cycles: float, periods: float, passes: int, hot: float, share: float = 1.0) -> Stage:
+        """A stage for centred particles: two steps of shift to every side."""
+        ring = self.ring(cycles)
+        step = self.step_px(ring, periods)
+        return Stage(name, ring, step, 2 * step, passes, hot, COLD, share)
+
+    @property
+    def reach_px(self) -> float:
+        """How far from the centre a new particle is looked for: a ninth of the box, less for particles that fill it."""
+        free = 0.5 * (self.box_px - self.diameter_px) + 0.08 * self.box_px
+        return max(2.0, min(0.11 * self.box_px, free))
+
+
+def create_stages(band: Band, iterations: int | None) -> list[Stage]:
+    """A first round from nothing: find centres and views, anneal, refine; it costs `iterations` passes over all."""
+    total = iterations or _CREATE_PASSES
+    refine = max(1, round(_REFINE_PART * total))
+    search = max(1, round(_SEARCH_PART * total))
+    anneal = max(1, total - search - refine)
+    ring = band.ring(_EARLY_CYCLES)
+    step = band.step_px(ring, 0.375)
+    reach = max(band.reach_px, step)
+    return [
+        Stage("search", ring, step, reach, round(search / _SEARCH_SHARE), HOT, WARM, _SEARCH_SHARE),
+        band.local("anneal", _EARLY_CYCLES, 0.28, round(anneal / _ANNEAL_SHARE), WARM, _ANNEAL_SHARE),
+        *_fine(band, refine),
+    ]
+
+
+def update_stages(band: Band, iterations: int | None) -> list[Stage]:
+    """A first round on given class averages: find centres, refine."""
+    total = iterations or _CLOSING_PASSES // 2
+    ring = band.ring(_EARLY_CYCLES)
+    step = band.step_px(ring, 0.375)
+    search = max(1, total // 2)
+    return [
+        Stage("search", ring, step, max(band.reach_px, step), search, COLD, COLD),
+        *_fine(band, max(1, total - search)),
+    ]
+
+
+def closing_stages(band: Band, iterations: int | None, *, anneal: bool) -> list[Stage]:
+    """The last full passes once the source has closed, over all particles: warm again if wanted, then refine."""
+    total = iterations or _CLOSING_PASSES
+    refine = max(1, total // 4)
+    hot = TEPID if anneal else COLD
+    return [band.local("close", _EARLY_CYCLES, 0.28, max(1, total - refine), hot), *_fine(band, refine)]
+
+
+def _fine(band: Band, passes: int) -> list[Stage]:
+    """The full band, and a last pass for fine shifts."""
+    return [
+        band.local("refine", _LATE_CYCLES, 0.19, passes, COLD),
+        band.local("poses", _LATE_CYCLES, 0.1, 1, COLD),
+    ]

@@ -1,0 +1,101 @@
+"""Snapshots: class averages as images, and one row a particle and a class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from beamside.classify.finish import junk_score
+from beamside.classify.model import found_shifts
+from beamside.run.engine import Snapshot
+
+if TYPE_CHECKING:
+    from beamside.classify.engine import Classifier
+
+Table = dict[str, NDArray[Any]]
+
+
+def snapshot_of(engine: Classifier) -> Snapshot:
+    """The present averages (restored ones at the end) with their tables."""
+    particles = particle_table(engine)
+    assigned = int((particles["class_number"] > 0).sum())
+    arrays, classes = _averages(engine, particles["class_number"])
+    return Snapshot(
+        arrays=arrays,
+        tables={"classes": classes, "particles": particles},
+        coverage=assigned / max(1, len(engine.population)),
+        provisional=engine.provisional,
+        notes=_notes(engine, particles),
+    )
+
+
+def particle_table(engine: Classifier) -> Table:
+    """Class from 1 (0: not assigned), pose as RELION has it, posterior probability, likelihood, junk score."""
+    known, population = engine.known, engine.population
+    count = len(population)
+    assigned = (known.weight[:, 0] > 0).numpy() if count else np.zeros(0, dtype=bool)
+    centre = population.centres_px.clone()
+    if engine.final is None and engine.model is not None:
+        rows = torch.as_tensor(np.flatnonzero(assigned))
+        centre[rows] += found_shifts(engine.model.frame, known, rows)
+    origin = -centre.double().numpy() * engine.pixel_size_A
+    psi = (-torch.rad2deg(known.alpha[:, 0].double()).numpy() + 180.0) % 360.0 - 180.0
+    score = known.score[:, 0].double().numpy()
+    label = known.label[:, 0].numpy()
+    table: Table = {
+        "class_number": np.where(assigned, label % engine.classes + 1, 0),
+        "psi_deg": np.where(assigned, psi, 0.0),
+        "origin_x_A": np.where(assigned, origin[:, 0], 0.0),
+        "origin_y_A": np.where(assigned, origin[:, 1], 0.0),
+        "probability": np.where(assigned, known.weight[:, 0].double().numpy(), 0.0),
+        "log_likelihood": np.where(assigned, score, 0.0),
+        "flipped": (label >= engine.classes) & assigned,
+    }
+    if engine.final is not None:
+        table["junk_score"] = np.where(
+            assigned, junk_score(score, engine.final.null_mean, engine.final.null_spread), 1.0
+        )
+    return table
+
+
+def _averages(engine: Classifier, class_number: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], Table]:
+    counts = np.bincount(class_number, minlength=engine.classes + 1)[1:]
+    references = engine.options.references
+    numbers = np.arange(1, engine.classes + 1) if references is None else np.array(references.numbers)
+    classes: Table = {"class_number": numbers, "particles": counts, "share": counts / max(1, counts.sum())}
+    if engine.final is not None:
+        found = engine.final.averages
+        classes["resolution_A"] = found.resolution_A
+        return {"class_averages": found.images, "frc": found.frc, "ssnr": found.ssnr}, classes
+    shape = (engine.classes, engine.box_px, engine.box_px)
+    images = np.zeros(shape, dtype=np.float32) if engine.model is None else engine.model.images().numpy()
+    return {"class_averages": np.ascontiguousarray(images, dtype=np.float32)}, classes
+
+
+def _notes(engine: Classifier, particles: Table) -> dict[str, Any]:
+    model = engine.model
+    notes: dict[str, Any] = {
+        "engine": "classify",
+        "round": engine.round,
+        "passes": engine.passes,
+        "pixel_size_A": engine.pixel_size_A,
+        "box_px": engine.box_px,
+        "max_resolution_A": engine.limits.max_resolution_A,
+        "mask_diameter_A": engine.diameter_A,
+        "particles_seen": engine.seen,
+    }
+    assigned = particles["class_number"] > 0
+    if assigned.any():
+        notes["mean_log_likelihood"] = float(particles["log_likelihood"][assigned].mean())
+        notes["mean_probability"] = float(particles["probability"][assigned].mean())
+    if model is not None:
+        encoder = model.frame.encoder
+        notes["bytes_per_particle"] = encoder.subspace.bytes_per_particle
+        notes["variance_kept"] = encoder.subspace.kept
+        notes["stage_resolution_A"] = engine.box_px * engine.pixel_size_A / encoder.rings.last
+    if engine.final is not None:
+        notes["junk_share"] = float((particles["junk_score"][assigned] > 0.5).mean()) if assigned.any() else 0.0
+    return notes

@@ -1,0 +1,281 @@
+"""`beamside classify`: 2D classes of cryo-EM particles, from a file or live from a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beamside.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from beamside.classify.options import ClassifyOptions, References
+    from beamside.run.engine import Header, Snapshot
+    from beamside.run.source import Record, Source
+
+HELP = "2D classes of cryo-EM particles, from a file or live from a folder"
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration_s(text: str) -> float:
+    """ "90s", "10m", "1.5h" or plain seconds; argparse's error otherwise."""
+    unit = _UNITS.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 10m or 1.5h") from None
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive duration")
+    return seconds
+
+
+def _count_or_auto(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor 'auto'") from None
+
+
+def _sigma(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor 'auto'") from None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    add = parser.add_argument
+    add(
+        "particles",
+        metavar="PARTICLES",
+        type=Path,
+        help="a particle STAR file (RELION 3.0 or 3.1), or a folder of them",
+    )
+    add("run_dir", metavar="RUN", type=Path, help="run directory to create: progress, snapshots and result/ live there")
+    add("--mode", choices=("create", "update"), default="create", help="create classes, or keep those of --references")
+    add(
+        "--references",
+        metavar="FILE|RUN",
+        type=Path,
+        help="class averages for --mode update: .mrcs, model STAR, or a run",
+    )
+    add("--classes", type=int, default=50, metavar="K", help="number of classes to create (50)")
+    add("--watch", action="store_true", help="PARTICLES is a folder that grows: classify what arrives")
+    add(
+        "--idle-close",
+        type=duration_s,
+        default=None,
+        metavar="TIME",
+        help="with --watch: close after this long without particles (10m)",
+    )
+    add(
+        "--settle",
+        type=duration_s,
+        default=None,
+        metavar="TIME",
+        help="with --watch: a file is complete once unchanged for this long (5s)",
+    )
+    add(
+        "--batch-size",
+        type=_count_or_auto,
+        default=None,
+        metavar="N",
+        help="particles of each later round (auto: as the first)",
+    )
+    add("--first-batch", type=int, default=5000, metavar="N", help="particles of the first round (5000)")
+    add("--max-resolution", type=float, default=8.0, metavar="A", help="finest resolution used, Angstrom (8)")
+    add(
+        "--min-resolution",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="coarsest resolution used, Angstrom (0: no limit)",
+    )
+    mask = parser.add_mutually_exclusive_group()
+    mask.add_argument(
+        "--mask-diameter", type=float, metavar="A", help="soft circular mask, Angstrom (default: measured)"
+    )
+    mask.add_argument("--mask-sigma", type=_sigma, metavar="PX", help="Gaussian mask instead, pixels (auto: box/3)")
+    add("--no-ctf", action="store_true", help="images carry no CTF, or it has been corrected")
+    add(
+        "--iterations",
+        type=_count_or_auto,
+        default=None,
+        metavar="N",
+        help="passes of the first round and of the closing one (auto)",
+    )
+    add(
+        "--variance",
+        type=float,
+        default=0.85,
+        metavar="SHARE",
+        help="variance kept when particles are compressed (0.85)",
+    )
+    add("--training-particles", type=int, default=2000, metavar="N", help="particles that train the compression (2000)")
+    add("--mirror", action="store_true", help="let mirror images share a class")
+    add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
+    add("--quiet", action="store_true", help="print findings and the last line only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Begin a run.
+
+    Raises:
+        OptionError: options that contradict each other.
+        InputError: the particles cannot be used.
+    """
+    if not args.watch and (args.idle_close is not None or args.settle is not None):
+        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    if args.watch and not args.particles.is_dir():
+        raise InputError("--watch needs a folder.", where=str(args.particles), remedy="Name the folder that grows.")
+    _quiet_threads()
+    from beamside.run import session, store
+    from beamside.run.start import Fresh
+
+    options = _options(args)
+    inputs = [args.particles] + ([args.references] if args.references is not None else [])
+    values = options.to_json() | {
+        "particles": str(args.particles.resolve()),
+        "references": None if args.references is None else str(args.references.resolve()),
+        "watch": args.watch,
+        "idle_close_s": (args.idle_close or 600.0) if args.watch else None,
+        "settle_s": args.settle or 5.0,
+        "quiet": args.quiet,
+    }
+    manifest = store.manifest("classify", values, seed=args.seed, inputs=inputs)
+    from beamside.classify.engine import Classifier
+
+    with session.new_run(args.run_dir, manifest) as held:
+        return _go(Fresh(Classifier, options), held, values, None, args.run_dir)
+
+
+def resume(run_dir: Path) -> int:
+    """Go on with a run that this verb began."""
+    _quiet_threads()
+    from beamside.run import session
+    from beamside.run.start import Resume
+
+    with session.existing_run(run_dir) as held:
+        values = held.store.manifest["options"]
+        from beamside.classify.engine import Classifier
+        from beamside.classify.options import ClassifyOptions
+
+        references = None if values["references"] is None else read_references(Path(values["references"]))
+        options = ClassifyOptions.from_json(values, references)
+        return _go(Resume(Classifier, options), held, values, held.ledger.header(), run_dir)
+
+
+def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path) -> int:
+    from beamside.cli.progress import TerminalProgress
+    from beamside.run import loop
+
+    source = _source(values, header)
+    reporter = TerminalProgress(quiet=values["quiet"], unit="particles")
+    try:
+        outcome = loop.run(
+            start,
+            source,
+            held.ledger,
+            held.store,
+            exporter=Exporter(Path(values["particles"])),
+            pictures=write_pictures,
+            reporter=reporter,
+            idle_close_s=values["idle_close_s"],
+        )
+    finally:
+        reporter.close()
+    print(outcome.sentence)
+    if outcome.exit_code == 0:
+        print(f"Class averages: {run_dir / 'result' / 'gallery.png'}")
+    return outcome.exit_code
+
+
+def _source(values: dict[str, Any], header: Header | None) -> Source:
+    from beamside.sources.particles import ParticleFile, ParticleFolder
+
+    path = Path(values["particles"])
+    if path.is_dir():
+        return ParticleFolder(path, watch=values["watch"], settle_s=values["settle_s"], header=header)
+    return ParticleFile(path, header=header)
+
+
+def _options(args: argparse.Namespace) -> ClassifyOptions:
+    from beamside.classify.options import ClassifyOptions
+
+    if args.device not in ("auto", "cpu", "cuda"):
+        raise OptionError(f"--device {args.device} is unknown.", remedy="Give auto, cpu or cuda.")
+    references = None if args.references is None else read_references(args.references)
+    return ClassifyOptions(
+        mode=args.mode,
+        classes=args.classes,
+        first_batch=args.first_batch,
+        batch_size=args.batch_size,
+        max_resolution_A=args.max_resolution,
+        min_resolution_A=args.min_resolution,
+        mask_diameter_A=args.mask_diameter,
+        mask_sigma_px=args.mask_sigma,
+        ctf=not args.no_ctf,
+        iterations=args.iterations,
+        variance=args.variance,
+        training_particles=args.training_particles,
+        mirror=args.mirror,
+        seed=args.seed,
+        device=args.device,
+        threads=args.threads,
+        references=references,
+    )
+
+
+def read_references(path: Path) -> References:
+    """Class averages from a stack, a STAR model, or the result of a run."""
+    from beamside.classify.options import References
+    from beamside.formats import relion
+
+    found = relion.read_references(_model_of(path) if path.is_dir() else path)
+    return References(found.images, found.pixel_size_A, tuple(int(n) for n in found.numbers))
+
+
+def _model_of(run_dir: Path) -> Path:
+    models = sorted((run_dir / "result").glob("run_it*_model.star"))
+    if not models:
+        raise InputError("holds no result/run_it*_model.star.", where=str(run_dir), remedy="Let that run finish first.")
+    return models[-1]
+
+
+class Exporter:
+    """Writes result/ in RELION's form, with the gallery."""
+
+    def __init__(self, particles: Path) -> None:
+        self._root = particles if particles.is_dir() else particles.parent
+
+    def __call__(self, snapshot: Snapshot, records: Sequence[Record], folder: Path) -> None:
+        """Into `folder`, which is renamed into place afterwards."""
+        from beamside.classify.export import write_result
+        from beamside.sources.particle_export import particle_tables
+
+        notes = snapshot.notes
+        tables = particle_tables(records, root=self._root, box_px=notes["box_px"], pixel_size_A=notes["pixel_size_A"])
+        write_result(folder, snapshot, *tables)
+        write_pictures(snapshot, folder)
+
+
+def write_pictures(snapshot: Snapshot, folder: Path) -> None:
+    """The gallery of a snapshot or a result."""
+    from beamside.classify.picture import write_gallery
+
+    write_gallery(folder / "gallery.png", snapshot)
+
+
+def _quiet_threads() -> None:
+    # Idle OpenMP threads that spin take the processor from the lanes; this must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
