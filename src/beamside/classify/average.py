@@ -76,14 +76,14 @@ class Accumulator:
         return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 1)
 
     @staticmethod
-    def total(parts: list[Accumulator]) -> Sums:
+    def total(parts: list[Accumulator], threads: int = 1) -> Sums:
         """The lanes' sums, added in lane order."""
         first = parts[0]
         buckets = sum((p.buckets for p in parts[1:]), first.buckets)
         half = buckets.shape[1] // 2
         stacked = torch.complex(buckets[:, :half], buckets[:, half:]).view(len(first.weight), first._shifts, half)
         return Sums(
-            unshifted(stacked, first._frame),
+            unshifted(stacked, first._frame, threads),
             sum((p.ctf2 for p in parts[1:]), first.ctf2),
             sum((p.weight for p in parts[1:]), first.weight),
         )

@@ -75,9 +75,9 @@ class Expectation:
     best: int
 
     @classmethod
-    def of(cls, frame: Frame, averages: Averages, temperature: float, best: int) -> Expectation:
+    def of(cls, frame: Frame, averages: Averages, temperature: float, best: int, threads: int = 1) -> Expectation:
         """Operands made from the averages."""
-        made = bank(averages.values, frame)
+        made = bank(averages.values, frame, threads)
         return cls(frame, averages, made, rotations(frame.orders), temperature, best)
 
     def run(
@@ -106,7 +106,7 @@ class Expectation:
             return total
 
         lanes = over_lanes(lane, blocks(len(rows), size), threads)
-        return Accumulator.total(lanes) if sums else None
+        return Accumulator.total(lanes, threads) if sums else None
 
     def _bonus(self, block: Tensor, known: Assignment, index: Tensor, gain: Tensor) -> Tensor:
         real, imaginary = component_columns(self.frame.encoder.subspace.sizes)
@@ -126,4 +126,4 @@ def accumulate(frame: Frame, classes: int, vectors: Tensor, ctf2: Tensor, known:
             total.add(vectors[piece], ctf2[piece], known.rows(piece), known.weight[piece])
         return total
 
-    return Accumulator.total(over_lanes(lane, blocks(len(vectors), 256), threads))
+    return Accumulator.total(over_lanes(lane, blocks(len(vectors), 256), threads), threads)

@@ -65,7 +65,7 @@ class Model:
     def expectation(self, temperature: float, frame: Frame | None = None) -> Expectation:
         """The E-step against the present averages."""
         averages = with_mirrors(self.averages) if self.scene.mirror else self.averages
-        return Expectation.of(frame or self.frame, averages, temperature, CANDIDATES)
+        return Expectation.of(frame or self.frame, averages, temperature, CANDIDATES, self.scene.threads)
 
     def maximise(self, sums: Sums) -> None:
         """New averages from these sums and the base."""

@@ -7,6 +7,7 @@ particles meets all classes and shifts in one matrix product an order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from beamside.classify.encode import Encoder
 from beamside.classify.polar import ShiftGrid, to_angles, to_orders
+from beamside.compute.lanes import blocks, over_lanes
 
 
 @dataclass(frozen=True)
@@ -45,34 +47,45 @@ class Bank:
     shifts: int
 
 
-def shifted(averages: Tensor, frame: Frame) -> Tensor:
+def shifted(averages: Tensor, frame: Frame, threads: int = 1) -> Tensor:
     """(K, M, R) -> (K, S, D) complex64: every average at every shift, in the subspace."""
     vectors = frame.encoder.subspace.vectors
     metric, angles = frame.metric, frame.shifts.phases.shape[-1]
-    values = to_angles(averages / metric, angles)
-    copies = []
-    for value in values:
-        moved = to_orders(value * frame.shifts.phases, frame.orders) * metric
-        copies.append(torch.cat([moved[:, m] @ v.conj() for m, v in enumerate(vectors)], 1))
-    return torch.stack(copies)
+    copies = torch.empty(
+        len(averages), len(frame.shifts.phases), frame.encoder.subspace.dimension, dtype=torch.complex64
+    )
+
+    def lane(pieces: Sequence[slice]) -> None:
+        for k in pieces:
+            value = to_angles(averages[k] / metric, angles)[0]
+            moved = to_orders(value * frame.shifts.phases, frame.orders) * metric
+            torch.cat([moved[:, m] @ v.conj() for m, v in enumerate(vectors)], 1, out=copies[k.start])
+
+    over_lanes(lane, blocks(len(averages), 1), threads)
+    return copies
 
 
-def unshifted(sums: Tensor, frame: Frame) -> Tensor:
+def unshifted(sums: Tensor, frame: Frame, threads: int = 1) -> Tensor:
     """(K, S, D) -> (K, M, R): the adjoint of `shifted`, summed over shifts."""
     vectors, offsets = frame.encoder.subspace.vectors, frame.encoder.subspace.offsets
     metric, phases = frame.metric, frame.shifts.phases
-    averages = []
-    for part in sums:
-        rows = [part[:, offsets[m] : offsets[m + 1]] @ v.T for m, v in enumerate(vectors)]
-        values = to_angles(torch.stack(rows, 1) / metric, phases.shape[-1])
-        averages.append(to_orders((values * phases.conj()).sum(0), frame.orders) * metric)
-    return torch.stack(averages)
+    averages = torch.empty(len(sums), *metric.shape, dtype=torch.complex64)
+
+    def lane(pieces: Sequence[slice]) -> None:
+        for k in pieces:
+            part = sums[k.start]
+            rows = [part[:, offsets[m] : offsets[m + 1]] @ v.T for m, v in enumerate(vectors)]
+            values = to_angles(torch.stack(rows, 1) / metric, phases.shape[-1])
+            averages[k.start] = to_orders((values * phases.conj()).sum(0), frame.orders) * metric
+
+    over_lanes(lane, blocks(len(sums), 1), threads)
+    return averages
 
 
-def bank(averages: Tensor, frame: Frame) -> Bank:
+def bank(averages: Tensor, frame: Frame, threads: int = 1) -> Bank:
     """The operands for `search`; averages (K, M, R)."""
     offsets = frame.encoder.subspace.offsets
-    copies = shifted(averages, frame)
+    copies = shifted(averages, frame, threads)
     classes, shifts = copies.shape[:2]
     operands = []
     for m in range(frame.orders):

@@ -31,11 +31,8 @@ def blocks(count: int, size: int) -> list[slice]:
 def over_lanes(work: Callable[[Sequence[slice]], T], pieces: Sequence[slice], threads: int) -> list[T]:
     """`work` on each lane's blocks; the results in lane order. Exceptions pass through."""
     lanes = [pieces[lane::LANES] for lane in range(min(LANES, max(1, len(pieces))))]
-    if threads == 1 or len(lanes) == 1:
-        torch.set_num_threads(1 if threads == 1 else threads)
-        return [work(lane) for lane in lanes]
     torch.set_num_threads(1)
+    if threads == 1 or len(lanes) == 1:
+        return [work(lane) for lane in lanes]
     with ThreadPoolExecutor(min(threads, len(lanes)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        results = list(pool.map(work, lanes))
-    torch.set_num_threads(threads)
-    return results
+        return list(pool.map(work, lanes))
