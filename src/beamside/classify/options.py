@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -46,7 +46,7 @@ class ClassifyOptions:
     iterations: int | None = None
     """Passes of a first round; None: as the schedule has it."""
     variance: float = 0.85
-    training_particles: int = 5000
+    training_particles: int = 2000
     mirror: bool = False
     seed: int = 0
     device: str = "auto"
@@ -90,7 +90,7 @@ class ClassifyOptions:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], references: References | None = None) -> ClassifyOptions:
         """The options of an earlier process."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"references"}
         return cls(**{k: v for k, v in values.items() if k in known}, references=references)
 
 
@@ -132,10 +132,3 @@ def resolve_limits(options: ClassifyOptions, box_px: int, pixel_size_A: float) -
             remedy="Give a coarser --min-resolution.",
         )
     return Limits(first, last, used_A, note)
-
-
-def public_options(options: ClassifyOptions) -> dict[str, Any]:
-    """For a report: every option but the pixels of references."""
-    values = asdict(options)
-    values["references"] = None if options.references is None else list(options.references.numbers)
-    return values

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from beamside.run.engine import Snapshot
 
-_TILE_INCH, _CAPTION_INCH, _HEAD_INCH = 1.35, 0.34, 0.62
+_TILE_PX, _GAP_PX, _CAPTION_PX, _HEAD_PX = 140, 8, 40, 62
+_DPI = 110
+_LEAST_WIDTH_PX = 660
 
 
 def write_gallery(path: Path, snapshot: Snapshot) -> None:
@@ -19,30 +21,32 @@ def write_gallery(path: Path, snapshot: Snapshot) -> None:
     from matplotlib.figure import Figure
 
     classes, images = snapshot.tables["classes"], snapshot.arrays["class_averages"]
-    order = np.argsort(-classes["particles"], kind="stable")
+    order = np.argsort(-classes["particles"], kind="stable").tolist()
     across = columns(len(order))
     down = math.ceil(len(order) / across)
-    width, height = across * _TILE_INCH, down * (_TILE_INCH + _CAPTION_INCH) + _HEAD_INCH
-    figure = Figure(figsize=(max(width, 6.0), height), facecolor="white", dpi=110)
+    width = max(_LEAST_WIDTH_PX, across * (_TILE_PX + _GAP_PX) + _GAP_PX)
+    height = _HEAD_PX + down * (_TILE_PX + _CAPTION_PX)
+    # One picture for all tiles: an axes for each would take seconds.
+    sheet = np.ones((height, width))
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.text(0.01, 1 - 0.2 / height, headline(snapshot), fontsize=10, va="center", weight="bold")
-    figure.text(0.01, 1 - 0.43 / height, subline(snapshot), fontsize=8, va="center", color="0.3")
-    wide = max(width, 6.0)
-    for place, k in enumerate(order.tolist()):
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for place, k in enumerate(order):
         row, at = divmod(place, across)
-        top = _HEAD_INCH + row * (_TILE_INCH + _CAPTION_INCH)
-        box = (
-            (at * _TILE_INCH + 0.04) / wide,
-            1 - (top + _TILE_INCH) / height,
-            (_TILE_INCH - 0.08) / wide,
-            (_TILE_INCH - 0.04) / height,
-        )
-        axes = figure.add_axes(box)
-        axes.set_axis_off()
-        axes.imshow(tile(images[k]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        left = (at + 0.5) * _TILE_INCH / wide
-        figure.text(left, 1 - (top + _TILE_INCH + 0.16) / height, caption(snapshot, k), fontsize=7, ha="center")
+        top, left = _HEAD_PX + row * (_TILE_PX + _CAPTION_PX), _GAP_PX + at * (_TILE_PX + _GAP_PX)
+        sheet[top : top + _TILE_PX, left : left + _TILE_PX] = enlarged(tile(images[k]))
+        axes.text(left + _TILE_PX / 2, top + _TILE_PX + 3, caption(snapshot, k), fontsize=7, ha="center", va="top")
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.text(_GAP_PX, 20, headline(snapshot), fontsize=10, va="center", weight="bold")
+    axes.text(_GAP_PX, 42, subline(snapshot), fontsize=8, va="center", color="0.3")
     figure.savefig(path)
+
+
+def enlarged(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The image at the size of a tile, nearest neighbour."""
+    index = np.arange(_TILE_PX) * image.shape[0] // _TILE_PX
+    return image[np.ix_(index, index)]
 
 
 def columns(count: int) -> int:

@@ -160,7 +160,7 @@ class Restoration:
         cover = self._denominator.new_tensor(1.0 if mask is None else np.asarray(mask))
         numerator, denominator = self._planes()
         addend = _FIRST_TAU_SHARE * denominator.mean((-2, -1), keepdim=True)
-        halves = to_real(_divided(numerator, denominator + addend), self.box_px) * cover
+        halves = _masked(to_real(_divided(numerator, denominator + addend), self.box_px), cover)
         frc = ring_correlation(halves[0], halves[1])
         power = self._ring_means(denominator.sum(0))
         ssnr = (self._agreed_power(halves, denominator / (denominator + addend), cover) * power).clamp(_LEAST_SSNR)
@@ -168,7 +168,7 @@ class Restoration:
         white = _divided(numerator.sum(0), denominator.sum(0) + by_pixel)
         wiener = (ssnr / (1 + ssnr))[..., self._rings]
         # The mask is laid on the image before its rings are damped: strong ones would spill over into weak ones.
-        masked = to_fourier(to_real(white / wiener, self.box_px) * cover) * wiener
+        masked = to_fourier(_masked(to_real(white / wiener, self.box_px), cover)) * wiener
         occupancy = self._occupancy.reshape(2, -1).sum(0)
         images = to_real(masked, self.box_px) * (occupancy > 0)[:, None, None]
         curves = frc.cpu().numpy()
@@ -225,6 +225,18 @@ def _finer_images(spectra: Tensor, box_px: int) -> Tensor:
     # Column by column first, so that the columns which are zero need no transform.
     finer: Tensor = torch.fft.irfft(torch.fft.ifft(tall, dim=1), n=wide, dim=2)
     return finer
+
+
+def _masked(images: Tensor, cover: Tensor) -> Tensor:
+    """Images (..., n, n) on the level that they have at the mask's rim, times the mask.
+
+    The contrast transfer function all but removes the lowest frequencies, so their level is noise.
+    """
+    if cover.ndim == 0:
+        return images
+    rim = cover * (1 - cover)
+    level = (images * rim).sum((-2, -1), keepdim=True) / rim.sum().clamp(min=1e-12)
+    return (images - level) * cover
 
 
 def _divided(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--training-particles", type=int, default=2000, metavar="N", help="particles that train the compression (2000)")
     add("--mirror", action="store_true", help="let mirror images share a class")
     add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
-    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--device", default="auto", help="auto or cpu (both compute on the CPU in this version)")
     add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
     add("--quiet", action="store_true", help="print findings and the last line only")
 
@@ -135,9 +135,12 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.watch and (args.idle_close is not None or args.settle is not None):
         raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    for path in (args.particles, args.references):
+        if path is not None and not path.exists():
+            raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")
     if args.watch and not args.particles.is_dir():
         raise InputError("--watch needs a folder.", where=str(args.particles), remedy="Name the folder that grows.")
-    _quiet_threads()
+    _prepare_process()
     from beamside.run import session, store
     from beamside.run.start import Fresh
 
@@ -160,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(run_dir: Path) -> int:
     """Go on with a run that this verb began."""
-    _quiet_threads()
+    _prepare_process()
     from beamside.run import session
     from beamside.run.start import Resume
 
@@ -211,8 +214,10 @@ def _source(values: dict[str, Any], header: Header | None) -> Source:
 def _options(args: argparse.Namespace) -> ClassifyOptions:
     from beamside.classify.options import ClassifyOptions
 
-    if args.device not in ("auto", "cpu", "cuda"):
-        raise OptionError(f"--device {args.device} is unknown.", remedy="Give auto, cpu or cuda.")
+    if args.device not in ("auto", "cpu"):
+        raise OptionError(
+            f"--device {args.device} is not available: this version computes on the CPU.", remedy="Give auto or cpu."
+        )
     references = None if args.references is None else read_references(args.references)
     return ClassifyOptions(
         mode=args.mode,
@@ -275,7 +280,7 @@ def write_pictures(snapshot: Snapshot, folder: Path) -> None:
     write_gallery(folder / "gallery.png", snapshot)
 
 
-def _quiet_threads() -> None:
+def _prepare_process() -> None:
     # Idle OpenMP threads that spin take the processor from the lanes; this must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
