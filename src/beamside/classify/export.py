@@ -1,6 +1,9 @@
 """The result as RELION writes it: data, model and class averages of an iteration.
 
-Image names in the data table are those of the input, so RELION reads it from the folder in which the input was read.
+Image names in the data table are those of the input, so RELION is started where the input's own names lead to their
+stacks: in its folder, or in the project that it came from. The model names its classes as images of the stack beside it;
+RELION takes all of them with --ref run_itNNN_model.star once that stack lies where RELION is started, and only the first
+with --ref run_itNNN_classes.mrcs.
 """
 
 from __future__ import annotations
@@ -24,9 +27,8 @@ RESULTS = {
     "rlnOriginYAngst": "origin_y_A",
     "rlnMaxValueProbDistribution": "probability",
     "rlnLogLikeliContribution": "log_likelihood",
-    "rlnParticleFigureOfMerit": "junk_score",
 }
-"""RELION's labels for our columns; the figure of merit is the junk score: 1 where noise alone explains a particle."""
+"""RELION's labels for our columns. rlnParticleFigureOfMerit is 1 - junk score: 0 where noise alone explains a particle."""
 
 
 def write_result(folder: Path, snapshot: Snapshot, optics: Columns, particles: Columns) -> list[Path]:
@@ -38,6 +40,7 @@ def write_result(folder: Path, snapshot: Snapshot, optics: Columns, particles: C
     stem = f"run_it{min(int(notes['passes']), 999):03d}"
     data, model, classes = (folder / f"{stem}_{name}" for name in ("data.star", "model.star", "classes.mrcs"))
     results = {label: column(table[name]) for label, name in RESULTS.items()}
+    results["rlnParticleFigureOfMerit"] = column(1 - table["junk_score"])
     if table["flipped"].any():
         results["rlnIsFlip"] = column(table["flipped"].astype(np.int64))
     write_stack(classes, snapshot.arrays["class_averages"], float(notes["pixel_size_A"]))

@@ -1,52 +1,93 @@
-"""The gallery: class averages by occupancy, each with its number, particles and resolution."""
+"""The gallery: class averages by occupancy, each with its number, particles and resolution, under the run's verdict."""
 
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beamside.run.engine import Snapshot
+from beamside.run.guard import Verdict
 
-_TILE_PX, _GAP_PX, _CAPTION_PX, _HEAD_PX = 140, 8, 40, 62
+_TILE_PX, _GAP_PX, _CAPTION_PX, _HEAD_PX, _LINE_PX = 140, 8, 40, 62, 17
 _DPI = 110
 _LEAST_WIDTH_PX = 660
+_CHARACTER_PX = 6.2
+_MOST_FINDINGS = 4
+_BANNER = {Verdict.TRUSTED: "#d9ead3", Verdict.PROVISIONAL: "#fff2cc", Verdict.SUSPECT: "#f4cccc"}
 
 
-def write_gallery(path: Path, snapshot: Snapshot) -> None:
-    """Write a PNG of the snapshot's class averages, the most occupied first."""
+def write_gallery(path: Path, snapshot: Snapshot, judgement: Mapping[str, Any] | None = None) -> None:
+    """Write a PNG of the snapshot's class averages, the most occupied first.
+
+    judgement: `verdict` and `findings` (each with `severity`, `saw` and `remedy`) as snapshot.json holds them; without
+    it the banner says only whether the snapshot is provisional.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     classes, images = snapshot.tables["classes"], snapshot.arrays["class_averages"]
     order = np.argsort(-classes["particles"], kind="stable").tolist()
     across = columns(len(order))
-    down = math.ceil(len(order) / across)
     width = max(_LEAST_WIDTH_PX, across * (_TILE_PX + _GAP_PX) + _GAP_PX)
-    height = _HEAD_PX + down * (_TILE_PX + _CAPTION_PX)
+    verdict, lines = banner(snapshot, judgement or {}, math.floor((width - 3 * _GAP_PX) / _CHARACTER_PX))
+    head = _HEAD_PX + _LINE_PX * len(lines) + (_GAP_PX if lines else 0)
+    height = head + math.ceil(len(order) / across) * (_TILE_PX + _CAPTION_PX)
     # One picture for all tiles: an axes for each would take seconds.
-    sheet = np.ones((height, width))
+    sheet = np.full((height, width, 3), 255, dtype=np.uint8)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0))
     for place, k in enumerate(order):
         row, at = divmod(place, across)
-        top, left = _HEAD_PX + row * (_TILE_PX + _CAPTION_PX), _GAP_PX + at * (_TILE_PX + _GAP_PX)
-        sheet[top : top + _TILE_PX, left : left + _TILE_PX] = enlarged(tile(images[k]))
+        top, left = head + row * (_TILE_PX + _CAPTION_PX), _GAP_PX + at * (_TILE_PX + _GAP_PX)
+        grey = np.rint(255 * tile(enlarged(images[k]))).astype(np.uint8)
+        sheet[top : top + _TILE_PX, left : left + _TILE_PX] = grey[:, :, None]
         axes.text(left + _TILE_PX / 2, top + _TILE_PX + 3, caption(snapshot, k), fontsize=7, ha="center", va="top")
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    figure.figimage(sheet, origin="upper", zorder=-1)
     axes.text(_GAP_PX, 20, headline(snapshot), fontsize=10, va="center", weight="bold")
     axes.text(_GAP_PX, 42, subline(snapshot), fontsize=8, va="center", color="0.3")
-    figure.savefig(path)
+    if lines:
+        box = (_GAP_PX / 2, _HEAD_PX - 7)
+        axes.add_patch(Rectangle(box, width - _GAP_PX, _LINE_PX * len(lines) + 4, color=_BANNER[verdict], zorder=2))
+    for number, line in enumerate(lines):
+        weight = "bold" if number == 0 else "normal"
+        axes.text(_GAP_PX, _HEAD_PX + 3 + _LINE_PX * number, line, fontsize=8, va="center", weight=weight, zorder=3)
+    figure.savefig(path, pil_kwargs={"compress_level": 3})
 
 
-def enlarged(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The image at the size of a tile, nearest neighbour."""
-    index = np.arange(_TILE_PX) * image.shape[0] // _TILE_PX
-    return image[np.ix_(index, index)]
+def banner(snapshot: Snapshot, judgement: Mapping[str, Any], width: int) -> tuple[Verdict, list[str]]:
+    """The verdict, and what the banner says in lines of `width` characters; none where there is nothing to say."""
+    given = judgement.get("verdict")
+    if given is None and not snapshot.provisional:
+        return Verdict.TRUSTED, []
+    verdict = Verdict(given) if given else Verdict.PROVISIONAL
+    first = str(verdict).upper() + (f": {snapshot.provisional}" if snapshot.provisional else "")
+    texts = [first.rstrip(".")]
+    findings = [f for f in judgement.get("findings", ()) if f["severity"] != "note"]
+    texts += [f"- {f['saw']} {f['remedy']}".rstrip() for f in findings[:_MOST_FINDINGS]]
+    if len(findings) > _MOST_FINDINGS:
+        texts.append(f"- and {len(findings) - _MOST_FINDINGS} more findings")
+    wrapper = textwrap.TextWrapper(max(40, width), subsequent_indent="  ", break_on_hyphens=False)
+    return verdict, [line for text in texts for line in wrapper.wrap(text)]
+
+
+def enlarged(image: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The image (n, n) at the size of a tile: linear between its pixels, or their mean where it is larger."""
+    count = image.shape[0]
+    step = count / _TILE_PX
+    centres = (np.arange(_TILE_PX) + 0.5) * step - 0.5
+    weights = np.clip(1 - np.abs(centres[:, None] - np.arange(count)[None, :]) / max(1.0, step), 0, None)
+    weights /= weights.sum(1, keepdims=True)
+    return np.asarray(weights @ image.astype(np.float64) @ weights.T)
 
 
 def columns(count: int) -> int:
@@ -54,7 +95,7 @@ def columns(count: int) -> int:
     return max(1, min(20, math.ceil(math.sqrt(1.5 * count))))
 
 
-def tile(image: NDArray[np.float32]) -> NDArray[np.float64]:
+def tile(image: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Grey values 0 to 1 between the 0.5th and 99.5th percentile of the image; mid grey where it is flat."""
     pixels = image.astype(np.float64)
     low, high = np.percentile(pixels, [0.5, 99.5])
@@ -74,17 +115,16 @@ def caption(snapshot: Snapshot, k: int) -> str:
 
 
 def headline(snapshot: Snapshot) -> str:
-    """Classes, particles, and whether they may be believed yet."""
+    """How many classes and particles."""
     classes = snapshot.tables["classes"]
     used = int((classes["particles"] > 0).sum())
-    text = f"{used} of {len(classes['particles'])} classes, {int(classes['particles'].sum()):,} particles"
-    return text + (f" - PROVISIONAL: {snapshot.provisional}" if snapshot.provisional else "")
+    return f"{used} of {len(classes['particles'])} classes, {int(classes['particles'].sum()):,} particles"
 
 
 def subline(snapshot: Snapshot) -> str:
-    """Round, band and mask."""
+    """Round, passes, mask and pixel."""
     notes = snapshot.notes
     return (
         f"round {notes['round']}, {notes['passes']} passes; mask {notes['mask_diameter_A']:.0f} A; "
-        f"pixel {notes['pixel_size_A']:g} A; sorted by occupancy"
+        f"pixel {notes['pixel_size_A']:g} A; number: particles (share), resolution"
     )
