@@ -1,9 +1,9 @@
 """The result as RELION writes it: data, model and class averages of an iteration.
 
-Image names in the data table are those of the input, so RELION is started where the input's own names lead to their
-stacks: in its folder, or in the project that it came from. The model names its classes as images of the stack beside it;
-RELION takes all of them with --ref run_itNNN_model.star once that stack lies where RELION is started, and only the first
-with --ref run_itNNN_classes.mrcs.
+Image names in the data table are those of the input, so RELION is started where those names lead to their stacks: in
+the input's folder, or in the project that it came from. The model names its classes as images of the stack beside it;
+RELION takes all of them with --ref run_itNNN_model.star once that stack lies where RELION is started, and only the
+first with --ref run_itNNN_classes.mrcs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS = {
     "rlnMaxValueProbDistribution": "probability",
     "rlnLogLikeliContribution": "log_likelihood",
 }
-"""RELION's labels for our columns. rlnParticleFigureOfMerit is 1 - junk score: 0 where noise alone explains a particle."""
+"""RELION's labels for our columns; rlnParticleFigureOfMerit is 1 - junk score: 0 where noise explains a particle."""
 
 
 def write_result(folder: Path, snapshot: Snapshot, optics: Columns, particles: Columns) -> list[Path]:

@@ -20,6 +20,7 @@ from beamside.optics.ctf import CtfParams
 from beamside.optics.frc import ring_index
 
 _NULL_IMAGES = 256
+_BEYOND = 3.0
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,11 @@ def null_scores(model: Model, population: Population) -> tuple[float, float]:
 
 
 def junk_score(score: NDArray[np.float64], mean: float, spread: float) -> NDArray[np.float64]:
-    """How well noise alone explains a score: the share of noise images that score as high, 1 for certain junk."""
+    """How well noise alone explains a score, 1 for certain junk: 1/2 at `_BEYOND` spreads above the scores of noise.
+
+    Junk that has found a class of its own fits it better than fresh noise would, so the mean of noise is no bound.
+    """
     from scipy.special import ndtr
 
-    share: NDArray[np.float64] = 1.0 - ndtr((score - mean) / spread)
+    share: NDArray[np.float64] = 1.0 - ndtr((score - mean) / spread - _BEYOND)
     return share
