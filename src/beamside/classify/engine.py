@@ -282,7 +282,7 @@ class Classifier:
     def _finish(self, task: Task) -> None:
         assert self.model is not None
         self.model.settle(self.population, self.known, self.population.rows)
-        self.final = finish(self.model, self.population, self.known, self.limits.max_resolution_A)
+        self.final = finish(self.model, self.population, self.known)
 
     def _count(self, particles: int) -> None:
         self.passes += 1

@@ -32,7 +32,7 @@ class Final:
     null_spread: float
 
 
-def finish(model: Model, population: Population, known: Assignment, max_resolution_A: float) -> Final:
+def finish(model: Model, population: Population, known: Assignment) -> Final:
     """Restore the averages of all assigned particles and calibrate their scores on noise."""
     mean, spread = null_scores(model, population)
     return Final(restore(model, population, known), mean, spread)

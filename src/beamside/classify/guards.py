@@ -103,13 +103,13 @@ PREPARED = Guard(
 )  # fmt: skip
 SPREAD = Guard(
     "scores.spread", "step", "median difference between a particle's best and second-best score", f"{_SPREAD:g} nats",
-    "healthy runs: above 0.05; flat scores: 0 to rounding", Severity.STOP,
+    "rounding of float32 scores: flat ones differ by less", Severity.STOP,
     "When all classes score the same, assignments are noise.",
     "Check that the images carry signal and that CTF and mask are right.", _spread,
 )  # fmt: skip
 COLLAPSE = Guard(
     "classes.collapse", "step", "largest share of particles; entropy of occupancy",
-    "share over 0.5, or half the entropy lost in one step", "the field's rule of thumb; healthy runs stay under 0.3",
+    "share over 0.5, or half the entropy lost in one step", "half of all particles is no view of its own",
     Severity.SUSPECT, "One class is taking all particles.",
     "Use a tighter mask, fewer classes, or a coarser --max-resolution; look at the averages before using them.",
     _collapse,
@@ -125,7 +125,7 @@ RESOLUTION = Guard(
     "Nothing to do; give a coarser --max-resolution to silence this.", _resolution,
 )  # fmt: skip
 MASK = Guard(
-    "mask.diameter", "step", "radial profile of the particles", "no edge found", "see docs/conventions.md",
+    "mask.diameter", "step", "radial profile of the particles", "no edge found", "docs/decisions/0021-diameter.md",
     Severity.NOTE, "The particle's size could not be measured, so a wide mask is used.",
     "Give --mask-diameter if neighbours lie inside the box.", _mask,
 )  # fmt: skip

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from beamside.classify.diameter import from_images
@@ -50,8 +48,3 @@ def circle(box_px: int, diameter_px: float) -> Tensor:
     edge = max(2.0, _EDGE_SHARE * box_px)
     radius = min(diameter_px / 2, box_px / 2 - edge / 2)
     return soft_circle(box_px, max(1.0, radius - edge / 2), edge)
-
-
-def effective_diameter_px(mask: Tensor) -> float:
-    """Of the circle that is as large as the mask's part above one half."""
-    return 2 * math.sqrt(float(torch.count_nonzero(mask > 0.5)) / math.pi)

@@ -117,10 +117,6 @@ class ShiftGrid:
         """Index of the shift (0, 0)."""
         return int((self.shifts_px**2).sum(1).argmin())
 
-    def nearest(self, shifts_px: Tensor) -> Tensor:
-        """(n, 2) -> (n,) index of the closest shift."""
-        return torch.cdist(shifts_px, self.shifts_px).argmin(1)
-
 
 def shift_grid(rings: Rings, step_px: float, radius_px: float) -> ShiftGrid:
     """All shifts of a square grid within a radius."""

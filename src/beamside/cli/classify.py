@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -274,10 +275,11 @@ class Exporter:
 
 
 def write_pictures(snapshot: Snapshot, folder: Path) -> None:
-    """The gallery of a snapshot or a result."""
+    """The gallery of a snapshot or a result, under the verdict that lies beside it."""
     from beamside.classify.picture import write_gallery
 
-    write_gallery(folder / "gallery.png", snapshot)
+    judged = next(folder / name for name in ("verdict.json", "snapshot.json") if (folder / name).exists())
+    write_gallery(folder / "gallery.png", snapshot, json.loads(judged.read_bytes()))
 
 
 def _prepare_process() -> None:

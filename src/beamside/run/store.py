@@ -224,9 +224,10 @@ class Store:
     ) -> Path:
         """Export the last snapshot, with the verdict beside it."""
         with atomic.new_folder(self.result) as folder:
-            exporter(snapshot, records, folder)
+            # The verdict comes first, so that what the exporter draws can show it.
             about = {"provisional": snapshot.provisional, **_judgement(findings, verdict)}
             atomic.write(folder / "verdict.json", public_json(about))
+            exporter(snapshot, records, folder)
         return self.result
 
 
