@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beamside.cli.classify import duration_s
+from beamside.cli.durations import duration_s
 from beamside.simulate.session_files import write_live, write_once
 from beamside.simulate.volumes import load_volume
 from tests.classify.scene import BOX, PIXEL_A

@@ -5,31 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beamside.cli.durations import duration_s
 from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from beamside.classify.options import ClassifyOptions, References
-    from beamside.run.engine import Header, Snapshot
+    from beamside.run.engine import Engine, Header, Snapshot
     from beamside.run.source import Record, Source
 
 HELP = "2D classes of cryo-EM particles, from a file or live from a folder"
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def duration_s(text: str) -> float:
-    """ "90s", "10m", "1.5h" or plain seconds; argparse's error otherwise."""
-    unit = _UNITS.get(text[-1:])
-    try:
-        seconds = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 10m or 1.5h") from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive duration")
-    return seconds
 
 
 def _count_or_auto(text: str) -> int | None:
@@ -57,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "particles",
         metavar="PARTICLES",
         type=Path,
-        help="a particle STAR file (RELION 3.0 or 3.1), or a folder of them",
+        help="a particle STAR file (RELION 3.0 or 3.1), a folder of them, or a SIMPLE project (.simple)",
     )
     add("run_dir", metavar="RUN", type=Path, help="run directory to create: progress, snapshots and result/ live there")
     add("--mode", choices=("create", "update"), default="create", help="create classes, or keep those of --references")
@@ -146,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     from beamside.run.start import Fresh
 
     options = _options(args)
-    inputs = [args.particles] + ([args.references] if args.references is not None else [])
+    inputs = [args.particles] + ([] if args.references is None else reference_files(args.references))
     values = options.to_json() | {
         "particles": str(args.particles.resolve()),
         "references": None if args.references is None else str(args.references.resolve()),
@@ -164,25 +152,29 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(run_dir: Path) -> int:
     """Go on with a run that this verb began."""
-    _prepare_process()
     from beamside.run import session
     from beamside.run.start import Resume
 
     with session.existing_run(run_dir) as held:
         values = held.store.manifest["options"]
-        from beamside.classify.engine import Classifier
-        from beamside.classify.options import ClassifyOptions
+        return _go(Resume(*engine_of(values)), held, values, held.ledger.header(), run_dir)
 
-        references = None if values["references"] is None else read_references(Path(values["references"]))
-        options = ClassifyOptions.from_json(values, references)
-        return _go(Resume(Classifier, options), held, values, held.ledger.header(), run_dir)
+
+def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], ClassifyOptions]:
+    """The engine and its options from what run.json holds."""
+    _prepare_process()
+    from beamside.classify.engine import Classifier
+    from beamside.classify.options import ClassifyOptions
+
+    references = None if values["references"] is None else read_references(Path(values["references"]))
+    return Classifier, ClassifyOptions.from_json(values, references)
 
 
 def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path) -> int:
     from beamside.cli.progress import TerminalProgress
     from beamside.run import loop
 
-    source = _source(values, header)
+    source = source_of(values, header)
     reporter = TerminalProgress(quiet=values["quiet"], unit="particles")
     try:
         outcome = loop.run(
@@ -203,7 +195,8 @@ def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, ru
     return outcome.exit_code
 
 
-def _source(values: dict[str, Any], header: Header | None) -> Source:
+def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
+    """The source of the items, from what run.json holds."""
     from beamside.sources.particles import ParticleFile, ParticleFolder
 
     path = Path(values["particles"])
@@ -250,6 +243,13 @@ def read_references(path: Path) -> References:
     return References(found.images, found.pixel_size_A, tuple(int(n) for n in found.numbers))
 
 
+def reference_files(path: Path) -> list[Path]:
+    """Every file that references are read from, for run.json to record with its checksum."""
+    from beamside.formats import relion
+
+    return list(relion.read_references(_model_of(path) if path.is_dir() else path).files)
+
+
 def _model_of(run_dir: Path) -> Path:
     models = sorted((run_dir / "result").glob("run_it*_model.star"))
     if not models:
@@ -286,3 +286,8 @@ def _prepare_process() -> None:
     # Idle OpenMP threads that spin take the processor from the lanes; this must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+    import torch
+
+    # The lanes set this with their first work. What is computed before that would otherwise depend on whether this
+    # process began the run or resumed it, and a resumed run would differ in its last bits.
+    torch.set_num_threads(1)

@@ -7,6 +7,7 @@ disk, so a fault can be injected in one place.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,8 +15,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from beamside.errors import RunDirectoryError
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space on that disk, then go on by 'beamside resume'.",
+    errno.EDQUOT: "Free some of your quota on that disk, then go on by 'beamside resume'.",
+    errno.EIO: "The disk or its connection fails: look at it, copy the run away, then go on by 'beamside resume'.",
+    errno.EROFS: "The disk has become read-only: look at it, then go on by 'beamside resume'.",
+}
+
 PARTIAL = ".partial"
 """Ending of the hidden name under which something unfinished lies."""
+
+
+@contextmanager
+def disk_failures(place: Path) -> Iterator[None]:
+    """Failures of the disk inside the block as RunDirectoryError, which says what to do; other errors as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        raise RunDirectoryError(
+            f"it could not be written ({error.strerror or os.strerror(error.errno)}). Nothing half-written counts; the "
+            "newest checkpoint before it is whole.",
+            where=str(place),
+            remedy=_REMEDIES[error.errno],
+        ) from error
 
 
 def write(path: Path, data: bytes) -> None:

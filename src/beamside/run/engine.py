@@ -87,6 +87,8 @@ class Progress:
     finished: bool = False
     """True when the source has closed and every refinement is done."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    ready: bool = False
+    """True when new items may be ingested before the next step although the round goes on."""
 
 
 @dataclass(frozen=True)

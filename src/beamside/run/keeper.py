@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from beamside.errors import GuardStop
 from beamside.run.engine import Batch, Engine, Snapshot
@@ -38,14 +39,31 @@ class Keeper:
             if finding.severity in (Severity.SUSPECT, Severity.NOTE):
                 self._remember(finding)
         self._metrics: list[tuple[int, str, float]] = []
-        self._flushed = self._checkpointed = clock()
+        self._flushed = self._checkpointed = self._published = clock()
         self._snapshot: tuple[int, Snapshot] | None = None
         self.checkpoint_step = 0
-        self.last_batch: Batch | None = None
+        self._last_batch: Batch | None = None
+        # For a dump. Weak, so that what an engine has let go of does not stay in memory for it.
+        self._batches: WeakValueDictionary[str, Batch] = WeakValueDictionary()
+
+    @property
+    def last_batch(self) -> Batch | None:
+        """What the engine was given last."""
+        return self._last_batch
+
+    @last_batch.setter
+    def last_batch(self, batch: Batch | None) -> None:
+        self._last_batch = batch
+        if batch is not None:
+            self._batches[batch.keys[0]] = batch
 
     def since_checkpoint_s(self) -> float:
         """Seconds since the last checkpoint, or since the start."""
         return self._clock() - self._checkpointed
+
+    def since_published_s(self) -> float:
+        """Seconds since the last snapshot, or since the start."""
+        return self._clock() - self._published
 
     def guard(self, boundary: str, engine: Engine, step: int) -> None:
         """Run the engine's guards of one boundary.
@@ -117,7 +135,7 @@ class Keeper:
         judged = verdict(self._lasting, snapshot.provisional)
         draw = None if self._pictures is None else self._draw
         path = self._store.write_snapshot(step, snapshot, self._lasting, judged, draw)
-        self._snapshot = step, snapshot
+        self._snapshot, self._published = (step, snapshot), self._clock()
         self._ledger.event("published", f"snapshot {path.name}, {judged}.")
         return path
 
@@ -132,11 +150,19 @@ class Keeper:
             self._reporter.say(text)
 
     def dump(self, why: str, engine: Engine, step: int, finding: Finding | None = None) -> Path:
-        """Keep the engine's state, its last batch with pixels, and the identities of all items it had."""
-        keys = [[record.key for record in self._ledger.records(row)] for row in self._ledger.batches()]
-        about = {"step": step, "why": why, "finding": None if finding is None else finding.sentence()}
+        """Keep the engine's state and its batches with pixels, so that `replay` can run it again."""
+        records = [self._ledger.records(row) for row in self._ledger.batches()]
+        batches = [self._batches.get(batch[0].key) for batch in records]
+        header = self._ledger.header()
+        about = {
+            "step": step,
+            "why": why,
+            "finding": None if finding is None else finding.sentence(),
+            "guard": None if finding is None else finding.guard,
+            "header": None if header is None else {"kind": header.kind, "fields": header.fields},
+        }
         name = f"{step:06d}-{why.replace('/', '_')}"
-        return self._store.write_dump(name, engine.state(), self.last_batch, keys, about)
+        return self._store.write_dump(name, engine.state(), batches, records, about)
 
     def conclude(self, engine: Engine, step: int) -> tuple[Path, Verdict]:
         """Write result/ from the last snapshot."""

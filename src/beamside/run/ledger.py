@@ -117,7 +117,7 @@ class Ledger:
         with self._transaction():
             last = self.items()
             rows = ((record.key, record.payload) for record in records)
-            self._db.executemany("INSERT OR IGNORE INTO items (key, payload) VALUES (?, ?)", rows)
+            self._executemany("INSERT OR IGNORE INTO items (key, payload) VALUES (?, ?)", rows)
             new = self._records("seq > ?", last)
             if len(new) < len(records):
                 self._note_changed(records)
@@ -125,7 +125,7 @@ class Ledger:
 
     def _note_changed(self, records: Sequence[Record]) -> None:
         for record in records:
-            (kept,) = self._db.execute("SELECT payload FROM items WHERE key = ?", (record.key,)).fetchone()
+            (kept,) = self._execute("SELECT payload FROM items WHERE key = ?", (record.key,)).fetchone()
             if kept != record.payload:
                 self.event("changed", f"{record.key} came again with other contents; the first is kept.")
 
@@ -145,16 +145,14 @@ class Ledger:
         row = BatchRow(self._integer("SELECT count(*) FROM batches") + 1, first, n, at_step)
         with self._transaction():
             values = (row.number, row.first_seq, row.n, row.at_step)
-            self._db.execute("INSERT INTO batches (number, first_seq, n, at_step) VALUES (?, ?, ?, ?)", values)
+            self._execute("INSERT INTO batches (number, first_seq, n, at_step) VALUES (?, ?, ?, ?)", values)
             span = (row.number, first, first + n - 1)
-            self._db.execute("UPDATE items SET batch = ? WHERE seq BETWEEN ? AND ?", span)
+            self._execute("UPDATE items SET batch = ? WHERE seq BETWEEN ? AND ?", span)
         return row
 
     def batches(self) -> list[BatchRow]:
         """All batches in order."""
-        return [
-            BatchRow(*row) for row in self._db.execute("SELECT number, first_seq, n, at_step FROM batches ORDER BY 1")
-        ]
+        return [BatchRow(*row) for row in self._execute("SELECT number, first_seq, n, at_step FROM batches ORDER BY 1")]
 
     def records(self, batch: BatchRow | None = None) -> list[Record]:
         """The items of a batch in order, or of all batches."""
@@ -167,28 +165,28 @@ class Ledger:
     def add_metrics(self, rows: Iterable[tuple[int, str, float]]) -> None:
         """Numbers of steps (step, name, value); a step that is repeated after a kill replaces its own."""
         with self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO metrics (step, name, value) VALUES (?, ?, ?)", rows)
+            self._executemany("INSERT OR REPLACE INTO metrics (step, name, value) VALUES (?, ?, ?)", rows)
 
     def metrics(self) -> list[tuple[int, str, float | None]]:
         """All metrics by step and name; a value that was NaN is None."""
-        return list(self._db.execute("SELECT step, name, value FROM metrics ORDER BY step, name"))
+        return list(self._execute("SELECT step, name, value FROM metrics ORDER BY step, name"))
 
     def latest_metrics(self) -> dict[str, float | None]:
         """The last value of each metric."""
-        rows = self._db.execute("SELECT name, value, max(step) FROM metrics GROUP BY name")
+        rows = self._execute("SELECT name, value, max(step) FROM metrics GROUP BY name")
         return {name: value for name, value, _ in rows}
 
     def add_finding(self, step: int, finding: Finding) -> None:
         """Record a finding; the same one at the same step only once."""
         value = exact_json(finding.values).decode()
         row = (step, finding.guard, str(finding.severity), finding.saw, finding.remedy, value)
-        self._db.execute(
+        self._execute(
             "INSERT OR IGNORE INTO findings (step, guard, severity, saw, remedy, value) VALUES (?, ?, ?, ?, ?, ?)", row
         )
 
     def findings(self) -> list[tuple[int, Finding]]:
         """All findings in order, each with its step."""
-        rows = self._db.execute("SELECT step, guard, severity, saw, remedy, value FROM findings ORDER BY id")
+        rows = self._execute("SELECT step, guard, severity, saw, remedy, value FROM findings ORDER BY id")
         return [
             (step, Finding(guard, Severity(severity), saw, remedy, json.loads(value)))
             for step, guard, severity, saw, remedy, value in rows
@@ -196,26 +194,26 @@ class Ledger:
 
     def event(self, kind: str, text: str) -> None:
         """Record something that happened now."""
-        self._db.execute("INSERT INTO events (time, kind, text) VALUES (?, ?, ?)", (_now(), kind, text))
+        self._execute("INSERT INTO events (time, kind, text) VALUES (?, ?, ?)", (_now(), kind, text))
 
     def events(self) -> list[Event]:
         """All events in order."""
-        return [Event(*row) for row in self._db.execute("SELECT time, kind, text FROM events ORDER BY id")]
+        return [Event(*row) for row in self._execute("SELECT time, kind, text FROM events ORDER BY id")]
 
     # requests of other processes
 
     def ask(self, request: Request) -> None:
         """Leave a request in the inbox."""
-        self._db.execute("INSERT INTO requests (kind, asked) VALUES (?, ?)", (str(request), _now()))
+        self._execute("INSERT INTO requests (kind, asked) VALUES (?, ?)", (str(request), _now()))
 
     def requests(self) -> list[tuple[int, Request]]:
         """Requests not yet taken, in order, each with its number."""
-        rows = self._db.execute("SELECT id, kind FROM requests WHERE taken IS NULL ORDER BY id")
+        rows = self._execute("SELECT id, kind FROM requests WHERE taken IS NULL ORDER BY id")
         return [(number, Request(kind)) for number, kind in rows]
 
     def taken(self, number: int) -> None:
         """A request has been acted on; said afterwards, so that a kill in between loses none."""
-        self._db.execute("UPDATE requests SET taken = ? WHERE id = ?", (_now(), number))
+        self._execute("UPDATE requests SET taken = ? WHERE id = ?", (_now(), number))
 
     # facts that a resumed run needs, each written once
 
@@ -230,33 +228,53 @@ class Ledger:
 
     def fact(self, name: str) -> Any:
         """A recorded fact, or None."""
-        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        row = self._execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def set_fact(self, name: str, value: Any) -> None:
         """Record a fact; the first value stays."""
         text = exact_json(value).decode()
-        self._db.execute("INSERT OR IGNORE INTO facts (name, value) VALUES (?, ?)", (name, text))
+        self._execute("INSERT OR IGNORE INTO facts (name, value) VALUES (?, ?)", (name, text))
 
     def _records(self, where: str, *values: int) -> list[Record]:
         return [
-            Record(*row)
-            for row in self._db.execute(f"SELECT key, payload FROM items WHERE {where} ORDER BY seq", values)
+            Record(*row) for row in self._execute(f"SELECT key, payload FROM items WHERE {where} ORDER BY seq", values)
         ]
 
     def _integer(self, query: str) -> int:
-        row = self._db.execute(query).fetchone()
+        row = self._execute(query).fetchone()
         return 0 if row is None or row[0] is None else int(row[0])
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with self._failures():
+            return self._db.execute(statement, values)
+
+    def _executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._failures():
+            self._db.executemany(statement, rows)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """A full or failing disk, or a damaged file, as an error that says what to do."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise RunDirectoryError(
+                f"the ledger cannot be read or written ({error}). What it has acknowledged is safe.",
+                where=str(self.path),
+                remedy="Look at the disk and its free space, then go on by 'beamside resume'.",
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
 
 def header_matches(recorded: Header, seen: Header) -> bool:

@@ -43,6 +43,7 @@ def run(
     idle_close_s: float | None = None,
     poll_s: float = 1.0,
     checkpoint_every_s: float = 60.0,
+    publish_every_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
@@ -53,6 +54,8 @@ def run(
     request.
     poll_s: least time between two looks at the source and the inbox.
     checkpoint_every_s: longest stretch of stepping without a checkpoint; each round ends with one anyway.
+    publish_every_s: longest stretch of stepping without a snapshot, for an engine whose rounds are long; None: at the
+    ends of rounds only.
 
     Raises:
         GuardStop: a guard of severity `stop` has tripped; a dump is kept and the last good checkpoint stays.
@@ -76,7 +79,7 @@ def run(
         for remark in position.remarks:
             ledger.event("damaged", remark)
             reporter.say(remark)
-        loop = _Loop(position, source, ledger, store, intake, keeper, reporter, checkpoint_every_s)
+        loop = _Loop(position, source, ledger, store, intake, keeper, reporter, checkpoint_every_s, publish_every_s)
         return loop.run(interrupts, wait)
 
 
@@ -116,12 +119,13 @@ class _Loop:
         keeper: Keeper,
         reporter: Reporter,
         checkpoint_every_s: float,
+        publish_every_s: float | None,
     ) -> None:
         self.source, self.ledger, self.store = source, ledger, store
         self.intake, self.keeper, self.reporter = intake, keeper, reporter
-        self.checkpoint_every_s = checkpoint_every_s
+        self.checkpoint_every_s, self.publish_every_s = checkpoint_every_s, publish_every_s
         self.engine, self.steps = position.engine, position.steps
-        self.idle, self.round_ended = position.idle, position.round_ended
+        self.idle, self.round_ended, self.ready = position.idle, position.round_ended, position.ready
         self.closed, self.finished = position.closed, position.finished
         self.replay: list[BatchRow] = list(position.replay)
         recorded = ledger.batches()
@@ -149,7 +153,7 @@ class _Loop:
 
     def feed(self) -> None:
         """Ingest the next batch, or close the engine, when it is time for that."""
-        if self.closed or self.repeat() or not (self.idle or self.round_ended):
+        if self.closed or self.repeat() or not (self.idle or self.round_ended or self.ready):
             return
         closed = self.intake.closed
         n = self.engine.policy.size(self.intake.arrived - self.used, begun=self.used > 0, closed=closed)
@@ -186,7 +190,7 @@ class _Loop:
         batch = self.source.batch(self.ledger.records(row))
         self.keeper.last_batch = batch
         self.engine.ingest(batch)
-        self.idle = self.round_ended = False
+        self.idle = self.round_ended = self.ready = False
         self.keeper.guard("ingest", self.engine, self.steps)
 
     def close(self) -> None:
@@ -201,17 +205,19 @@ class _Loop:
         self.progress = progress = self.engine.step()
         self.steps += 1
         self.idle, self.round_ended, self.finished = progress.idle, progress.round_ended, progress.finished
+        self.ready = progress.ready
         self.keeper.measure(self.steps, progress.metrics)
         self.reporter.update(self.report(Activity.WORKING))
         self.keeper.guard("step", self.engine, self.steps)
         ended = self.round_ended or self.finished
-        if ended:
+        if ended or (self.publish_every_s is not None and self.keeper.since_published_s() >= self.publish_every_s):
             self.keeper.publish(self.engine, self.steps)
         if ended or self.keeper.since_checkpoint_s() >= self.checkpoint_every_s:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        flags = {"idle": self.idle, "round_ended": self.round_ended, "closed": self.closed, "finished": self.finished}
+        names = ("idle", "round_ended", "ready", "closed", "finished")
+        flags = {name: getattr(self, name) for name in names}
         self.keeper.checkpoint(self.engine, self.steps, flags)
 
     def serve(self) -> None:

@@ -93,7 +93,7 @@ def _discard(folder: Path, ledger: Ledger, *, whole: bool) -> None:
     ledger.close()
     for found in folder.glob(f"{ledgers.NAME}*"):
         found.unlink()
-    for name in ("dumps", "snapshots", "checkpoints"):
+    for name in ("dumps", "snapshots", "checkpoints", "spool"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / lock.NAME).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ class Position:
     steps: int = 0
     idle: bool = True
     round_ended: bool = False
+    ready: bool = False
     closed: bool = False
     finished: bool = False
     last_batch: Batch | None = None
@@ -72,7 +73,7 @@ class Resume:
         return Position(
             self.engine.resume(self.options, header, checkpoint.state, batches),
             checkpoint.step,
-            **{name: bool(checkpoint.loop[name]) for name in ("idle", "round_ended", "closed", "finished")},
+            **{name: bool(checkpoint.loop[name]) for name in ("idle", "round_ended", "ready", "closed", "finished")},
             last_batch=batches[-1] if batches else None,
             replay=rows[len(before) :],
             remarks=damaged,

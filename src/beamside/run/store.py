@@ -107,7 +107,8 @@ class Store:
                 where=str(folder),
                 remedy=f"Go on with it by 'beamside resume {folder}', or name another directory.",
             )
-        atomic.write_file(folder / MANIFEST, exact_json(manifest))
+        with atomic.disk_failures(folder / MANIFEST):
+            atomic.write_file(folder / MANIFEST, exact_json(manifest))
         return cls(folder)
 
     @property
@@ -136,13 +137,14 @@ class Store:
             "values.json": exact_json({"engine": state.values, "loop": loop}),
         }
         target = self.checkpoints / f"{step:06d}"
-        with atomic.new_folder(target) as folder:
+        with atomic.disk_failures(target), atomic.new_folder(target) as folder:
             for name, data in files.items():
                 atomic.write(folder / name, data)
             sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
             atomic.write(folder / "manifest.json", _sealed({"step": step, "sha256": sums}))
-        for old in _numbered(self.checkpoints)[:-KEPT_CHECKPOINTS]:
-            atomic.remove(old)
+        with atomic.disk_failures(self.checkpoints):
+            for old in _numbered(self.checkpoints)[:-KEPT_CHECKPOINTS]:
+                atomic.remove(old)
         return target
 
     def newest_valid_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
@@ -182,7 +184,7 @@ class Store:
             },
             **_judgement(findings, verdict),
         }
-        with atomic.new_folder(target) as folder:
+        with atomic.disk_failures(target), atomic.new_folder(target) as folder:
             atomic.write(folder / "arrays.safetensors", arrays)
             atomic.write(folder / "tables.json", tables)
             atomic.write(folder / "snapshot.json", public_json(about))
@@ -196,22 +198,43 @@ class Store:
         return json.loads((found[-1] / "snapshot.json").read_bytes()) if found else None
 
     def write_dump(
-        self, name: str, state: State, last: Batch | None, keys: Sequence[Sequence[str]], about: Mapping[str, Any]
+        self,
+        name: str,
+        state: State,
+        batches: Sequence[Batch | None],
+        records: Sequence[Sequence[Record]],
+        about: Mapping[str, Any],
     ) -> Path:
-        """Keep the engine's state, the identities of all its batches, and its last batch with pixels."""
+        """Keep the engine's state, the identities of all its items, and its batches with pixels.
+
+        batches: one entry for each of `records`, None for one that an earlier process ingested. The newest are kept
+        first, as long as their pixels fit `DUMP_LIMIT_BYTES`; `replay` takes the others from the run's source.
+        """
         target = self.folder / "dumps" / name
-        with atomic.new_folder(target) as folder:
+        with atomic.disk_failures(target), atomic.new_folder(target) as folder:
             atomic.write(folder / "state.safetensors", pack(state.arrays))
             atomic.write(folder / "values.json", exact_json(state.values))
-            rows = 0
-            if last is not None:
-                arrays, texts, rows = _last_inputs(last)
-                atomic.write(folder / "last_batch.safetensors", pack(arrays))
-                atomic.write(folder / "last_batch_text.json", exact_json(texts))
-            wanted = 0 if last is None else len(last)
-            counts = {"last_batch_items": wanted, "last_batch_items_dumped": rows}
-            atomic.write(folder / "dump.json", public_json({**about, **counts}))
-            atomic.write(folder / "batches.json", exact_json(keys))
+            dumped, left = [0] * len(batches), DUMP_LIMIT_BYTES
+            for number in reversed(range(len(batches))):
+                batch = batches[number]
+                if batch is None or not len(batch):
+                    continue
+                is_last = number == len(batches) - 1
+                arrays, texts, dumped[number], size = _inputs_of(batch, left, least=1 if is_last else len(batch))
+                if dumped[number]:
+                    left -= size
+                    stem = "last_batch" if is_last else f"batch_{number + 1:06d}"
+                    atomic.write(folder / f"{stem}.safetensors", pack(arrays))
+                    atomic.write(folder / f"{stem}_text.json", exact_json(texts))
+            counts = {
+                "last_batch_items": len(records[-1]) if records else 0,
+                "last_batch_items_dumped": dumped[-1] if dumped else 0,
+                "batch_items_dumped": dumped,
+            }
+            run = {"verb": self.manifest.get("verb"), "options": self.manifest.get("options")}
+            atomic.write(folder / "dump.json", exact_json({**about, **run, **counts}))
+            atomic.write(folder / "batches.json", exact_json([[r.key for r in batch] for batch in records]))
+            atomic.write(folder / "payloads.json", exact_json([[r.payload for r in batch] for batch in records]))
         return target
 
     def write_result(
@@ -223,7 +246,7 @@ class Store:
         verdict: Verdict,
     ) -> Path:
         """Export the last snapshot, with the verdict beside it."""
-        with atomic.new_folder(self.result) as folder:
+        with atomic.disk_failures(self.result), atomic.new_folder(self.result) as folder:
             # The verdict comes first, so that what the exporter draws can show it.
             about = {"provisional": snapshot.provisional, **_judgement(findings, verdict)}
             atomic.write(folder / "verdict.json", public_json(about))
@@ -245,19 +268,23 @@ def _judgement(findings: Sequence[Finding], verdict: Verdict) -> dict[str, Any]:
     return {"verdict": str(verdict), "findings": rows}
 
 
-def _last_inputs(batch: Batch) -> tuple[dict[str, Array], dict[str, Any], int]:
+def _inputs_of(batch: Batch, room_bytes: int, *, least: int) -> tuple[dict[str, Array], dict[str, Any], int, int]:
+    """Arrays and texts of a batch, how many of its rows they hold, and their bytes; no row when `least` do not fit."""
     import numpy as np
 
     one = batch.load(np.arange(1, dtype=np.int64))
-    rows = min(len(batch), max(1, DUMP_LIMIT_BYTES // max(1, one.nbytes)))
-    arrays: dict[str, Array] = {"pixels": batch.load(np.arange(rows, dtype=np.int64))}
+    rows = min(len(batch), max(1, room_bytes // max(1, one.nbytes)))
+    if rows < least:
+        return {}, {}, 0, 0
+    pixels = batch.load(np.arange(rows, dtype=np.int64))
+    arrays: dict[str, Array] = {"pixels": pixels}
     texts: dict[str, Any] = {"keys": list(batch.keys)}
     for name, column in batch.columns.items():
         if column.dtype.kind in "biufc":
             arrays[f"column.{name}"] = column
         else:
             texts[name] = column.tolist()
-    return arrays, texts, rows
+    return arrays, texts, rows, pixels.nbytes
 
 
 def _sealed(values: Mapping[str, Any]) -> bytes:
@@ -277,14 +304,16 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
         if seal != hashlib.sha256(exact_json(listed)).hexdigest() or listed["step"] != int(folder.name):
             raise damaged("manifest.json does not agree with its own checksum")
         files = {name: (folder / name).read_bytes() for name in listed["sha256"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != listed["sha256"][name]:
+                raise damaged(f"{name} does not agree with its checksum")
+        values = json.loads(files["values.json"])
+        state = State(unpack(files["state.safetensors"]), values["engine"])
+        return Checkpoint(listed["step"], state, values["loop"])
+    except RunDirectoryError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its parser raise
         raise damaged(f"{type(error).__name__}: {error}") from error
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != listed["sha256"][name]:
-            raise damaged(f"{name} does not agree with its checksum")
-    values = json.loads(files["values.json"])
-    state = State(unpack(files["state.safetensors"]), values["engine"])
-    return Checkpoint(listed["step"], state, values["loop"])
 
 
 def _numbered(folder: Path) -> list[Path]:
