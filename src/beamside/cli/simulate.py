@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from beamside.cli import simulate_micrographs, simulate_scan
 from beamside.errors import OptionError
 
 HELP = "make data with a known truth, at once or as a session that grows"
@@ -15,6 +16,8 @@ HELP = "make data with a known truth, at once or as a session that grows"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     instruments = parser.add_subparsers(dest="instrument", required=True, metavar="INSTRUMENT")
+    simulate_scan.configure(instruments)
+    simulate_micrographs.configure(instruments)
     particles = instruments.add_parser(
         "particles",
         help="single particles as RELION stacks and STAR files",
@@ -46,6 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, write, and say what was written."""
+    if args.instrument == "scan":
+        return simulate_scan.run(args)
+    if args.instrument == "micrographs":
+        return simulate_micrographs.run(args)
     from beamside.simulate.particles import Recipe, Session
     from beamside.simulate.session_files import write_live, write_once
     from beamside.simulate.volumes import load_volume
