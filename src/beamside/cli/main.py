@@ -21,7 +21,22 @@ REFUSED, STOPPED, CRASHED, INTERRUPTED = 2, 3, 1, 130
 
 VERBS = {
     "classify": ("beamside.cli.classify", "2D classes of cryo-EM particles, from a file or live from a folder"),
+    "ptycho": ("beamside.cli.ptycho", "the complex object and the probe of a ptychographic scan, from a file or live"),
+    "denoise": (
+        "beamside.cli.denoise",
+        "train a denoiser on the halves as they arrive; apply, evaluate, import, export",
+    ),
     "simulate": ("beamside.cli.simulate", "make data with a known truth, at once or as a session that grows"),
+    "publish": ("beamside.cli.publish", "replay a ptychographic scan over sockets, as if it were live"),
+    "export": ("beamside.cli.export", "a run's result in another form"),
+    "inspect": (
+        "beamside.cli.inspect",
+        "what is odd about a particle set or a run, and what a new run would make of it",
+    ),
+    "merge": ("beamside.cli.merge", "join particle sets of several sessions; results of earlier searches stay behind"),
+    "select": ("beamside.cli.select", "the particles of chosen classes, for a next run or another program"),
+    "replay": ("beamside.cli.replay", "run an engine again on the dump that a guard left, and see the finding again"),
+    "doctor": ("beamside.cli.doctor", "versions, device, disk, and a self-check of every engine against known truth"),
     "status": ("beamside.cli.status", "what a run is doing, how far it is, and whether to trust it"),
     "resume": ("beamside.cli.resume", "go on with a run that was interrupted or killed"),
     "stop": ("beamside.cli.stop", "ask a live run to use what has arrived, finish, and write its result"),

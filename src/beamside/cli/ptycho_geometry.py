@@ -1,0 +1,96 @@
+"""`beamside ptycho check-geometry SCAN`: which orientation, axis signs, place of DC and defocus fit the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from beamside.errors import InputError
+
+if TYPE_CHECKING:
+    from beamside.ptycho.options import PtychoOptions
+    from beamside.ptycho.orientation import Candidate
+    from beamside.sources.scan_options import ScanOptions
+
+_FRAMES = 300
+_CLEARLY = 0.8
+
+
+def check(path: Path, scan_options: ScanOptions, options: PtychoOptions) -> int:
+    """Print the table; 0 when the geometry as given is the best or its equal, else 1."""
+    from beamside.compute.lanes import available_threads
+    from beamside.ptycho.frames import FrameStore
+    from beamside.ptycho.noise import choose_likelihood
+    from beamside.ptycho.optics import optics_of
+    from beamside.ptycho.orientation import compare, dc_offset_px
+    from beamside.ptycho.start import sweep
+    from beamside.sources.scans import ScanFile
+
+    source = ScanFile(path, scan_options)
+    try:
+        records = source.poll()
+        header = source.header()
+        if header is None:
+            raise InputError("holds no scan.", where=str(path))
+        optics = optics_of(header.fields)
+        batch = source.batch(records)
+        positions = batch.columns["position_m"] / optics.pixel_m
+        near = _nearest(positions)
+        store = FrameStore(optics.size, len(near))
+        store.append(source.batch([records[i] for i in near]))
+    finally:
+        source.close()
+    positions = positions[near]
+    lanes = available_threads(options.threads)
+    noise = choose_likelihood(options.noise, "auto", store)
+    offset = dc_offset_px(store.mean_pattern)
+    print(
+        f"{path}: {len(records)} frames of {optics.size} px, object pixel {optics.pixel_m * 1e9:.2f} nm; "
+        f"{len(near)} used"
+    )
+    print(f"The pattern's weight lies {offset[0]:+.1f} rows and {offset[1]:+.1f} columns from where DC is taken to be.")
+    probe = None if options.probe is None else options.probe.modes
+    defoci: tuple[float, ...] = ()
+    if probe is None:
+        trials = sweep(store, positions, optics, noise, seed=options.seed, lanes=lanes)
+        z = trials[0].defocus_m
+        defoci = (z, -z)
+        print(f"Defocus of the best start without a probe: {z * 1e3:+.3f} mm, either sign is tried below.")
+    table = compare(
+        store, positions, optics, noise, probe, defocus_m=defoci, with_dc=True, seed=options.seed, lanes=lanes
+    )
+    _print(table)
+    return _verdict(table)
+
+
+def _nearest(positions: object) -> list[int]:
+    import numpy as np
+
+    at = np.asarray(positions)
+    distance = np.hypot(*(at - np.median(at, axis=0)).T)
+    return [int(i) for i in np.sort(np.argsort(distance, kind="stable")[:_FRAMES])]
+
+
+def _print(table: list[Candidate]) -> None:
+    best = table[0].misfit
+    print(
+        f"{'misfit':>10} {'of best':>8}  {'--orientation':>13}  {'DC':>6}  {'defocus, mm':>11}  "
+        "frames relative to the scan"
+    )
+    for c in table:
+        z = "given" if c.defocus_m is None else f"{c.defocus_m * 1e3:+.3f}"
+        place = "moved" if c.dc_moved else "as is"
+        print(f"{c.misfit:10.1f} {c.misfit / best:8.2f}  {c.orientation:13d}  {place:>6}  {z:>11}  {c.name}")
+
+
+def _verdict(table: list[Candidate]) -> int:
+    best = table[0]
+    given = min((c for c in table if c.orientation == 0 and not c.dc_moved), key=lambda c: c.misfit)
+    if given.misfit * _CLEARLY <= best.misfit:
+        print("The geometry as given fits as well as any. (Turning by 180 degrees gives the conjugate twin: a start")
+        print("probe of known sign tells the two apart, the data alone cannot.)")
+        return 0
+    print(f"The frames fit clearly better with {best.name}: give --orientation {best.orientation}.")
+    if best.dc_moved:
+        print("The zero frequency is elsewhere: give --dc corner or --dc centre, whichever is not in use.")
+    return 1

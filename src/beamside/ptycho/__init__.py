@@ -1,0 +1,1 @@
+"""Ptychography: the complex object and the probe from overlapping diffraction frames, while they arrive."""

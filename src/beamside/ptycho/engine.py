@@ -1,0 +1,283 @@
+"""The reconstruction as the run sees it: frames in, one iteration a step, object and probe out.
+
+Frames join the next iteration, whatever has come before. While the source is open the iterations go on over all that
+has arrived; once it has closed a few more bring the last frames in, and then the closing ones, whose falling gain takes
+the minibatches' noise out of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamside.compute.lanes import available_threads
+from beamside.errors import InputError, OptionError
+from beamside.ptycho import stored
+from beamside.ptycho.canvas import Canvas
+from beamside.ptycho.frames import FrameStore
+from beamside.ptycho.guards import GUARDS
+from beamside.ptycho.noise import choose_likelihood, is_unexplained, smoothness
+from beamside.ptycho.opening import Opening
+from beamside.ptycho.optics import optics_of
+from beamside.ptycho.options import PtychoOptions
+from beamside.ptycho.probe import centre_offset_px, orthogonal
+from beamside.ptycho.refine import moves_px, without_affine
+from beamside.ptycho.safety import Safety
+from beamside.ptycho.solvers import Pass, solver
+from beamside.ptycho.tables import snapshot_of
+from beamside.ptycho.workshop import Frames, Likelihood, Workshop
+from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
+from beamside.run.guard import Guard
+
+CATCH_UP = 10
+"""Iterations that the last frames to arrive get before the closing ones."""
+SETTLED = 60
+"""Iterations without a new frame after which an open run waits."""
+_REFINE_FROM = 10
+_JUDGE_AT = 10
+_LAST_GAIN = 0.15
+_ORTHOGONAL_EVERY = 10
+_DRIFT_PX = 3.0
+_MEMORY_SHARE = 0.5
+
+
+class Ptychography:
+    """Ptychographic reconstruction; fulfils `run.engine.Engine`."""
+
+    guards: Sequence[Guard] = GUARDS
+
+    def __init__(self, options: PtychoOptions, header: Header, lanes: int | None = None) -> None:
+        self.options, self.header = options, header
+        self.optics = optics_of(header.fields)
+        self.size = self.optics.size
+        expected = header.fields.get("count")
+        self.expected = None if expected is None else int(expected)
+        self.policy = BatchPolicy(min(options.first_frames, self.expected or options.first_frames), 1, 1 << 20)
+        self.lanes = lanes or available_threads(options.threads)
+        self.store = FrameStore(self.size, options.capacity or _frames_that_fit(self.size))
+        self.canvas = Canvas()
+        self.shop = Workshop(self.store, self.canvas, self.optics.detector, self.lanes)
+        self.solver = solver(options.solver)
+        self.opening = Opening(options, self.optics)
+        self.positions_px: NDArray[np.float64] = np.empty((0, 2))
+        self.safety = Safety()
+        self.iteration, self.since_arrival, self.closing = 0, 0, 0
+        self.closed = False
+        self.errors: list[float] = []
+        self.recentred: list[float] = []
+        """How far the probe was moved back, each time."""
+        self.before_arrival: NDArray[np.complex64] | None = None
+        self.known_before: NDArray[np.bool_] | None = None
+        self.regress = 0.0
+        self.unexplained = False
+        """Whether the misfit is more than counting noise can be; judged once, when the first frames have settled."""
+        self.set_aside: list[str] = []
+
+    @classmethod
+    def fresh(cls, options: PtychoOptions, header: Header) -> Self:
+        """A new reconstruction.
+
+        OptionError for a device that is not there; InputError for optics that make no sense.
+        """
+        _require_device(options.device)
+        return cls(options, header)
+
+    @classmethod
+    def resume(cls, options: PtychoOptions, header: Header, state: State, batches: Sequence[Batch]) -> Self:
+        """As it was when `state` was taken, with as many lanes as it had."""
+        engine = cls(options, header, int(state.values["lanes"]))
+        stored.restore(engine, state, batches)
+        return engine
+
+    def state(self) -> State:
+        """Object, probe, positions, momentum, and where the iterations stand."""
+        return stored.state_of(self)
+
+    def ingest(self, batch: Batch) -> None:
+        """Frames become active; those that are not finite, negative or empty are set aside.
+
+        CapacityError when their positions would need an absurd canvas.
+        """
+        first, before = len(self.store), self.active
+        self.set_aside = self.store.append(batch)
+        nominal = self.store.position_m[first:] / self.optics.pixel_m
+        usable = self.store.usable[first:]
+        if self.iteration and usable.any():
+            self.before_arrival = self.canvas.object.copy()
+            self.known_before = self.shop.illumination(before) > 0
+        if usable.any() and self.canvas.cover(nominal[usable], self.size):
+            self._regrown()
+        self.positions_px = np.concatenate([self.positions_px, self.canvas.inside(nominal, self.size)])
+        self.shop.place(self.positions_px)
+        self.since_arrival = 0
+
+    def close(self) -> None:
+        """No further frames: catch up, then the closing iterations.
+
+        InputError when no usable frame has come.
+        """
+        self.closed = True
+        if not self.store.usable.any():
+            raise InputError("no usable frame has come.", remedy="Look at the findings above for what was set aside.")
+
+    def step(self) -> Progress:
+        """A task of the opening, else one iteration."""
+        if not self.store.usable.any():
+            return Progress("waiting for a usable frame", 0.0, round_ended=False, idle=True)
+        if self.opening.pending:
+            label = self.opening.advance(self)
+            return Progress(label, 0.0, round_ended=False, idle=False)
+        if not self.finished:
+            self._iterate()
+        return Progress(
+            self._label(), self._fraction(), round_ended=self.finished or self.resting,
+            idle=self.resting, finished=self.finished, ready=True, metrics=self._metrics(),
+        )  # fmt: skip
+
+    def snapshot(self) -> Snapshot:
+        """Object, probe, positions and coverage as they are now."""
+        return snapshot_of(self)
+
+    # ---- where it stands
+
+    @property
+    def active(self) -> Frames:
+        """The frames in use."""
+        return np.flatnonzero(self.store.usable)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The noise model for what has arrived."""
+        return choose_likelihood(self.options.noise, self.options.solver, self.store, unexplained=self.unexplained)
+
+    @property
+    def resting(self) -> bool:
+        """Whether iterations without new frames have stopped helping."""
+        return not self.closed and self.since_arrival >= SETTLED
+
+    @property
+    def finished(self) -> bool:
+        """Closed, caught up, and the closing iterations done; or the cap is reached."""
+        capped = self.options.max_iterations is not None and self.iteration >= self.options.max_iterations
+        return self.closed and (capped or (self._in_closing() and self.closing >= self.options.iterations_after_close))
+
+    def _in_closing(self) -> bool:
+        return self.closed and self.since_arrival >= CATCH_UP
+
+    def _label(self) -> str:
+        if self._in_closing():
+            return f"closing iteration {self.closing} of {self.options.iterations_after_close}"
+        return f"iteration {self.iteration}, {len(self.active)} frames"
+
+    def _fraction(self) -> float:
+        if not self.closed:
+            return 0.0
+        return min(
+            1.0,
+            (min(self.since_arrival, CATCH_UP) + self.closing)
+            / (CATCH_UP + max(1, self.options.iterations_after_close)),
+        )
+
+    def _metrics(self) -> dict[str, float]:
+        if not self.errors:
+            return {}
+        return {
+            "misfit": self.errors[-1],
+            "frames": float(len(self.active)),
+            "bytes_per_frame": float(self.store.bytes_per_frame),
+            "frames_beyond_capacity": float(self.store.beyond),
+        }
+
+    # ---- an iteration
+
+    def _iterate(self) -> None:
+        closing = self._in_closing()
+        frames = self.active
+        refine = self.options.refine_positions and self.iteration >= _REFINE_FROM
+        gain = _LAST_GAIN ** (self.closing / max(1, self.options.iterations_after_close - 1)) if closing else 1.0
+        task = Pass(
+            frames, self.iteration, self.options.seed, self.likelihood, gain * self.safety.caution,
+            probe=self.iteration >= self.options.probe_start, displacement=refine,
+            smooth=smoothness(self.options, self.store, self.shop, frames),
+        )  # fmt: skip
+        misfit = self.solver.iterate(self.shop, task) / len(frames)
+        self._limit()
+        if refine:
+            self._move_frames(frames)
+        self.iteration, self.since_arrival = self.iteration + 1, self.since_arrival + 1
+        self.closing += closing
+        if self.safety.judge(self, misfit, len(frames)):
+            self.errors.append(misfit)
+            self._tidy()
+
+    def _limit(self) -> None:
+        """Keep amplitude and phase within what the user allows."""
+        obj, options = self.canvas.object, self.options
+        if options.amplitude_limit is not None:
+            obj *= np.minimum(1.0, options.amplitude_limit / np.maximum(np.abs(obj), 1e-12)).astype(np.float32)
+        if options.phase_limit_rad is not None:
+            phase = np.angle(obj)
+            outside = np.abs(phase) > options.phase_limit_rad
+            obj[outside] = (
+                np.abs(obj) * np.exp(1j * np.clip(phase, -options.phase_limit_rad, options.phase_limit_rad))
+            )[outside]
+
+    def _move_frames(self, frames: Frames) -> None:
+        recorded = self.store.position_m[frames] / self.optics.pixel_m
+        moved = self.positions_px[frames] + moves_px(self.shop.normal[frames])
+        self.positions_px[frames] = self.canvas.inside(without_affine(moved, recorded), self.size)
+        self.shop.place(self.positions_px)
+
+    def _tidy(self) -> None:
+        """After a good iteration: how far known parts moved, orthogonal modes, a centred probe."""
+        if self.before_arrival is not None and self.known_before is not None:
+            self.regress = _change(self.before_arrival, self.canvas.object, self.known_before)
+            self.before_arrival = self.known_before = None
+        if len(self.shop.probe) > 1 and (self.iteration % _ORTHOGONAL_EVERY == 0 or self.finished):
+            self.shop.set_probe(orthogonal(self.shop.probe))
+            self.shop.probe_velocity[:] = 0
+        if self.iteration == _JUDGE_AT and self.likelihood.poisson:
+            self.unexplained = is_unexplained(self.errors[-1], self.store, self.optics.detector.valid)
+        offset = np.round(centre_offset_px(self.shop.probe)).astype(np.int64)
+        if self.options.probe is None and np.abs(offset).max() >= _DRIFT_PX and not self._in_closing():
+            self._recentre(offset)
+
+    def _recentre(self, offset: NDArray[np.int64]) -> None:
+        """Move the probe to the window's centre and the object with it, which changes no exit wave."""
+        back = (-int(offset[0]), -int(offset[1]))
+        self.shop.set_probe(np.roll(self.shop.probe, back, axis=(1, 2)))
+        self.shop.probe_velocity[:] = np.roll(self.shop.probe_velocity, back, axis=(1, 2))
+        self.canvas.roll(-offset)
+        self.solver.reset()
+        self.safety.forget()
+        self.recentred.append(float(np.hypot(*offset)))
+
+    def _regrown(self) -> None:
+        """The canvas has a new shape: nothing that was kept fits any more."""
+        self.safety.forget()
+        self.before_arrival = self.known_before = None
+
+
+def _change(before: NDArray[np.complex64], after: NDArray[np.complex64], where: NDArray[np.bool_]) -> float:
+    """Relative change of the object's contrast on pixels that were known, a common complex factor aside."""
+    a, b = before[where], after[where]
+    if not a.size:
+        return 0.0
+    factor = np.vdot(b, a) / max(float(np.vdot(b, b).real), 1e-30)
+    contrast = float(np.linalg.norm(a - a.mean()))
+    return float(np.linalg.norm(factor * b - a)) / max(contrast, 1e-12)
+
+
+def _frames_that_fit(size: int) -> int:
+    import os
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, int(_MEMORY_SHARE * memory / (2 * size * size)))
+
+
+def _require_device(device: str) -> None:
+    if device == "cuda":
+        raise OptionError("--device cuda: this solver computes on the CPU.", remedy="Give auto or cpu.")

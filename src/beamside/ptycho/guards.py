@@ -1,0 +1,145 @@
+"""The guards of a ptychographic reconstruction: what they look at, when they trip, and what a person should do then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from beamside.ptycho.orientation import dc_offset_px
+from beamside.run.guard import Finding, Guard, Severity
+
+if TYPE_CHECKING:
+    from beamside.ptycho.engine import Ptychography
+
+_BETTER = 0.8
+_REGRESS = 0.5
+_DRIFTS = 4
+_SETTLED_FROM = 20
+_LEAST_FRAMES = 20
+
+
+def _dc(engine: Ptychography) -> Finding | None:
+    if engine.iteration or engine.optics.near or not engine.store.usable.any():
+        return None
+    offset = dc_offset_px(engine.store.mean_pattern)
+    if np.abs(offset).max() <= engine.size / 4:
+        return None
+    return DC.finding(
+        f"the mean pattern's weight lies {offset[0]:+.0f} rows and {offset[1]:+.0f} columns from the corner, where the "
+        f"zero frequency must be (frames of {engine.size} px).",
+        offset_px=[float(v) for v in offset],
+    )
+
+
+def _parity(engine: Ptychography) -> Finding | None:
+    found, assumed = engine.opening.geometry, engine.opening.assumed
+    if engine.iteration or engine.opening.pending or not found or assumed is None:
+        return None
+    best = found[0]
+    if best is assumed or not best.misfit < _BETTER * assumed.misfit:
+        return None
+    return PARITY.finding(
+        f"the frames fit better with {best.name} (misfit {best.misfit:.0f} a frame, {assumed.misfit:.0f} as given).",
+        best=best.orientation,
+        misfit=best.misfit,
+        assumed=assumed.misfit,
+    )
+
+
+def _finite_input(engine: Ptychography) -> Finding | None:
+    names, engine.set_aside = engine.set_aside, []
+    if not names:
+        return None
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return FINITE.finding(f"{len(names)} frames are not finite, negative or empty and were set aside: {shown}.")
+
+
+def _object_finite(engine: Ptychography) -> Finding | None:
+    if np.isfinite(engine.canvas.object).all() and np.isfinite(engine.shop.probe).all():
+        return None
+    return OBJECT.finding("the object or the probe holds values that are not finite.")
+
+
+def _diverged(engine: Ptychography) -> Finding | None:
+    if not engine.safety.lost:
+        return None
+    return DIVERGED.finding(
+        f"{len(engine.safety.rollbacks)} iterations were taken back and even short steps raise the misfit.",
+        rollbacks=engine.safety.rollbacks,
+    )
+
+
+def _regress(engine: Ptychography) -> Finding | None:
+    change, engine.regress = engine.regress, 0.0
+    if change <= _REGRESS or engine.iteration < _SETTLED_FROM:
+        return None
+    return REGRESS.finding(
+        f"frames that arrived at iteration {engine.iteration} changed {change:.0%} of the contrast of what was known.",
+        change=change,
+    )
+
+
+def _drift(engine: Ptychography) -> Finding | None:
+    if len(engine.recentred) < _DRIFTS:
+        return None
+    return CENTRED.finding(
+        f"the probe has left the window's centre {len(engine.recentred)} times and was brought back each time.",
+        moved_px=engine.recentred,
+    )
+
+
+def _capacity(engine: Ptychography) -> Finding | None:
+    if not engine.store.beyond:
+        return None
+    return CAPACITY.finding(
+        f"{engine.store.beyond} of {len(engine.store)} frames are beyond the capacity of {engine.store.capacity} "
+        f"({engine.store.bytes_per_frame} bytes each) and are read again in every iteration.",
+        beyond=engine.store.beyond,
+    )
+
+
+DC = Guard(
+    "frames.dc", "ingest", "circular mean of the mean pattern, from the corner", "a quarter of the frame",
+    "a zero frequency in the centre lies at half a frame", Severity.STOP,
+    "Every solver here takes the zero frequency at the corner; elsewhere nothing converges.",
+    "Say where it lies: --dc centre, --dc corner or --dc ROW,COLUMN.", _dc,
+)  # fmt: skip
+PARITY = Guard(
+    "geometry.parity", "step", "misfit of short runs in all eight orientations", f"another one under {_BETTER:g} of it",
+    "wrong ones reach 2 to 6 times the right one's misfit on simulated scans", Severity.SUSPECT,
+    "A wrong sign or exchange of axes gives an object that looks right and is not.",
+    "Run check-geometry, and give the orientation it names by --orientation.", _parity,
+)  # fmt: skip
+FINITE = Guard(
+    "input.finite", "ingest", "NaN, infinite, negative or empty frames", "any", "no likelihood exists for them",
+    Severity.NOTE, "Such frames are set aside and named; the run goes on.",
+    "Look at the detector at these points.", _finite_input,
+)  # fmt: skip
+OBJECT = Guard(
+    "object.finite", "step", "values of object and probe", "any not finite", "divisions are guarded",
+    Severity.STOP, "A reconstruction that holds NaN is lost.", "Report this with the dump.", _object_finite,
+)  # fmt: skip
+DIVERGED = Guard(
+    "solver.diverged", "step", "iterations taken back", "steps under 1/256", "a step that short cannot overshoot",
+    Severity.STOP, "The misfit rises whatever the step.",
+    "Check the geometry (check-geometry) and the start probe.", _diverged,
+)  # fmt: skip
+REGRESS = Guard(
+    "object.regress", "step", "change of known pixels' contrast when frames arrive", f"{_REGRESS:.0%}",
+    "healthy arrivals change under a tenth once 20 iterations have gone by", Severity.SUSPECT,
+    "New frames contradict what the earlier ones agreed on.",
+    "Look at the positions of the new frames and at the stability of the beam.", _regress,
+)  # fmt: skip
+CENTRED = Guard(
+    "probe.centred", "step", "how often the probe was brought back to the centre", f"{_DRIFTS} times",
+    "a cold start needs it once or twice", Severity.SUSPECT, "A probe that keeps drifting wraps round the corner.",
+    "Give a start probe by --probe, or the defocus by --defocus.", _drift,
+)  # fmt: skip
+CAPACITY = Guard(
+    "capacity.declared", "ingest", "frames beyond the declared capacity", "any", "--capacity, or half of the memory",
+    Severity.NOTE, "What does not fit is read again from the source, never dropped and never written past the end.",
+    "Raise --capacity if there is memory.", _capacity,
+)  # fmt: skip
+
+GUARDS = (DC, PARITY, FINITE, OBJECT, DIVERGED, REGRESS, CENTRED, CAPACITY)

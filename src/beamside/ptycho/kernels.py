@@ -1,0 +1,311 @@
+"""The fused loops over the pixels of a few frames, compiled for the CPU.
+
+Every function takes a block of frames that fits in the cache together with its exit waves. FFTs are unnormalised here:
+with psi = P O the transform of a frame has |fft2(psi)|^2 = N^2 times the counts, and `scale` = 1/N^2 puts that right.
+Shapes: object (H, W), probe bank (bins, modes, N, N), waves (frames, modes, N, N), all complex64; corners (n, 2) int32
+first pixel of each frame's window; bins (n,) int32, the sub-pixel shift of each frame.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+_FAST: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy", "cache": True}
+_ONE = np.float32(1)
+_HALF = np.float32(0.5)
+_TINY = np.float32(1e-9)
+
+
+@njit(**_FAST)
+def exit_waves(obj, bank, corners, bins, frames, out):
+    """out = P O for each frame of the block."""
+    modes, size = bank.shape[1], bank.shape[2]
+    for b in range(len(frames)):
+        j = frames[b]
+        row, col = corners[j, 0], corners[j, 1]
+        for m in range(modes):
+            for y in range(size):
+                o = obj[row + y, col : col + size]
+                p = bank[bins[j], m, y]
+                t = out[b, m, y]
+                for x in range(size):
+                    t[x] = p[x] * o[x]
+
+
+@njit(**_FAST)
+def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor, line):
+    """Replace each detector wave A by its likelihood residual, f A scale; the sum of (|A| - sqrt n)^2 over all pixels.
+
+    waves: viewed as float32, (frames, modes, N, 2 N). counts: (any, N, N), of which `rows` belong to the block.
+    Gaussian noise of the amplitude: f = sqrt(n)/|A| - 1. Poisson noise: f = (n/(|A|^2 + floor) - 1)/2, the gradient of
+    the log-likelihood over its curvature where it fits. A pixel that is masked or saturated has f = 0.
+    line: (2, N) float32, workspace.
+    """
+    modes, size = waves.shape[1], counts.shape[1]
+    total = 0.0
+    q, n = line[0], line[1]
+    for b in range(len(rows)):
+        for y in range(size):
+            c = counts[rows[b], y]
+            w = valid[y]
+            for x in range(size):
+                q[x] = floor
+                n[x] = np.float32(c[x])
+            for m in range(modes):
+                a = waves[b, m, y]
+                for x in range(size):
+                    q[x] += (a[2 * x] * a[2 * x] + a[2 * x + 1] * a[2 * x + 1]) * scale
+            misfit = np.float32(0)
+            if poisson:
+                for x in range(size):
+                    keep = w[x] if n[x] < saturation else np.float32(0)
+                    misfit += keep * (q[x] + n[x] - np.float32(2) * np.sqrt(q[x] * n[x]))
+                    q[x] = keep * scale * _HALF * (n[x] / q[x] - _ONE)
+            else:
+                for x in range(size):
+                    keep = w[x] if n[x] < saturation else np.float32(0)
+                    f = np.sqrt(n[x] / q[x]) - _ONE
+                    misfit += keep * q[x] * f * f
+                    q[x] = keep * scale * f
+            total += misfit
+            for m in range(modes):
+                a = waves[b, m, y]
+                for x in range(size):
+                    a[2 * x] *= q[x]
+                    a[2 * x + 1] *= q[x]
+    return total
+
+
+@njit(**_FAST)
+def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pden, with_probe):
+    """Add each frame's share: num += conj(P) chi, den += |P|^2 on the canvas; pnum += conj(O) chi, pden += |O|^2.
+
+    light: (bins, N, N) |P|^2 over the modes. pden only scales the probe's steps, and is much the same from frame to
+    frame: every fourth frame stands for four.
+    """
+    modes, size = bank.shape[1], bank.shape[2]
+    for b in range(len(frames)):
+        j = frames[b]
+        row, col, k = corners[j, 0], corners[j, 1], bins[j]
+        for y in range(size):
+            s = num[row + y, col : col + size]
+            d = den[row + y, col : col + size]
+            w = light[k, y]
+            for x in range(size):
+                d[x] += w[x]
+            for m in range(modes):
+                p = bank[k, m, y]
+                t = chi[b, m, y]
+                if with_probe:
+                    o = obj[row + y, col : col + size]
+                    q = pnum[k, m, y]
+                    for x in range(size):
+                        s[x] += np.conj(p[x]) * t[x]
+                        q[x] += np.conj(o[x]) * t[x]
+                else:
+                    for x in range(size):
+                        s[x] += np.conj(p[x]) * t[x]
+        if with_probe and b % 4 == 0:
+            share = np.float32(min(4, len(frames) - b))
+            for y in range(size):
+                o = obj[row + y, col : col + size]
+                e = pden[y]
+                for x in range(size):
+                    e[x] += share * (o[x].real * o[x].real + o[x].imag * o[x].imag)
+
+
+@njit(**_FAST)
+def displacement(obj, bank, corners, bins, frames, chi, out):
+    """Normal equations of each frame's displacement, out[j] = (g_y, g_x, h_yy, h_xx, h_yx).
+
+    d psi / d position = P grad O, with central differences; windows need one pixel of canvas around them.
+    """
+    modes, size = bank.shape[1], bank.shape[2]
+    for b in range(len(frames)):
+        j = frames[b]
+        row, col, k = corners[j, 0], corners[j, 1], bins[j]
+        gy, gx, hyy, hxx, hyx = 0.0, 0.0, 0.0, 0.0, 0.0
+        for m in range(modes):
+            for y in range(size):
+                above = obj[row + y - 1, col : col + size]
+                below = obj[row + y + 1, col : col + size]
+                here = obj[row + y, col - 1 : col + size + 1]
+                p = bank[k, m, y]
+                t = chi[b, m, y]
+                s0, s1, s2, s3, s4 = np.float32(0), np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                for x in range(size):
+                    wy = p[x] * (below[x] - above[x])
+                    wx = p[x] * (here[x + 2] - here[x])
+                    s0 += wy.real * t[x].real + wy.imag * t[x].imag
+                    s1 += wx.real * t[x].real + wx.imag * t[x].imag
+                    s2 += wy.real * wy.real + wy.imag * wy.imag
+                    s3 += wx.real * wx.real + wx.imag * wx.imag
+                    s4 += wy.real * wx.real + wy.imag * wx.imag
+                gy += s0
+                gx += s1
+                hyy += s2
+                hxx += s3
+                hyx += s4
+        out[j, 0] = 0.5 * gy
+        out[j, 1] = 0.5 * gx
+        out[j, 2] = 0.25 * hyy
+        out[j, 3] = 0.25 * hxx
+        out[j, 4] = 0.25 * hyx
+
+
+@njit(**_FAST)
+def step_lengths(obj, bank, corners, bins, frames, chi, d_obj, d_bank, out):
+    """Normal equations of the two step lengths of LSQ-ML for a block, added to `out` (5,).
+
+    With u = dO P and v = dP O: out += (Re<u, chi>, Re<v, chi>, <u, u>, <v, v>, Re<u, v>), summed over frames.
+    """
+    modes, size = bank.shape[1], bank.shape[2]
+    for b in range(len(frames)):
+        j = frames[b]
+        row, col, k = corners[j, 0], corners[j, 1], bins[j]
+        for m in range(modes):
+            for y in range(size):
+                o = obj[row + y, col : col + size]
+                e = d_obj[row + y, col : col + size]
+                p = bank[k, m, y]
+                f = d_bank[k, m, y]
+                t = chi[b, m, y]
+                s0, s1, s2, s3, s4 = np.float32(0), np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                for x in range(size):
+                    u = e[x] * p[x]
+                    v = f[x] * o[x]
+                    s0 += u.real * t[x].real + u.imag * t[x].imag
+                    s1 += v.real * t[x].real + v.imag * t[x].imag
+                    s2 += u.real * u.real + u.imag * u.imag
+                    s3 += v.real * v.real + v.imag * v.imag
+                    s4 += u.real * v.real + u.imag * v.imag
+                out[0] += s0
+                out[1] += s1
+                out[2] += s2
+                out[3] += s3
+                out[4] += s4
+
+
+@njit(**_FAST)
+def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth):
+    """velocity <- momentum velocity + step D^-1 num; obj <- obj + velocity; the sums are cleared for the next batch.
+
+    num, den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of the normal equations;
+    `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj, where frames fall.
+    """
+    lanes, height, width = num.shape
+    above = obj[0].copy()
+    for y in range(height):
+        here = obj[y].copy()
+        below = obj[min(y + 1, height - 1)]
+        v, o = velocity[y], obj[y]
+        s, d = num[0, y], den[0, y]
+        for lane in range(1, lanes):
+            s1, d1 = num[lane, y], den[lane, y]
+            for x in range(width):
+                s[x] += s1[x]
+                d[x] += d1[x]
+                s1[x] = 0
+                d1[x] = 0
+        if smooth > 0:
+            for x in range(width):
+                if d[x] > 0:
+                    around = above[x] + below[x] + here[max(x - 1, 0)] + here[min(x + 1, width - 1)]
+                    s[x] += smooth * (around - np.float32(4) * here[x])
+        for x in range(width):
+            h = step / ((_ONE - damping) * d[x] + damping * peak + np.float32(8) * smooth + _TINY)
+            v[x] = momentum * v[x] + h * s[x]
+            o[x] += v[x]
+            s[x] = 0
+            d[x] = 0
+        above = here
+
+
+@njit(**_FAST)
+def accumulate_probe(obj, corners, bins, frames, psi, pnum, pden):
+    """Add each frame's share of the probe alone: pnum += conj(O) psi, pden += |O|^2."""
+    modes, size = psi.shape[1], psi.shape[2]
+    for b in range(len(frames)):
+        j = frames[b]
+        row, col, k = corners[j, 0], corners[j, 1], bins[j]
+        for y in range(size):
+            o = obj[row + y, col : col + size]
+            e = pden[y]
+            for x in range(size):
+                e[x] += o[x].real * o[x].real + o[x].imag * o[x].imag
+            for m in range(modes):
+                t = psi[b, m, y]
+                q = pnum[k, m, y]
+                for x in range(size):
+                    q[x] += np.conj(o[x]) * t[x]
+
+
+@njit(**_FAST)
+def direction_waves(obj, bank, corners, bins, frames, d_obj, d_bank, out):
+    """out = P dO + dP O for each frame of the block: the derivative of its exit waves along a direction."""
+    modes, size = bank.shape[1], bank.shape[2]
+    for b in range(len(frames)):
+        j = frames[b]
+        row, col, k = corners[j, 0], corners[j, 1], bins[j]
+        for m in range(modes):
+            for y in range(size):
+                o = obj[row + y, col : col + size]
+                e = d_obj[row + y, col : col + size]
+                p = bank[k, m, y]
+                f = d_bank[k, m, y]
+                t = out[b, m, y]
+                for x in range(size):
+                    t[x] = p[x] * e[x] + f[x] * o[x]
+
+
+@njit(**_FAST)
+def line_terms(waves, along, counts, rows, valid, saturation, scale, poisson, floor):
+    """First and second derivative of the negative log-likelihood along a direction, at its start.
+
+    waves, along: (frames, modes, N, 2 N) float32 views at the detector. Intensity I + a1 t + a2 t^2, a1 = 2 Re(A* D),
+    a2 = |D|^2. Poisson: sum (I - n log I). Gaussian: 2 sum (sqrt I - sqrt n)^2, whose curvature is the same at the fit.
+    """
+    modes, size = waves.shape[1], counts.shape[1]
+    first, second = 0.0, 0.0
+    for b in range(len(rows)):
+        for y in range(size):
+            s1, s2 = np.float32(0), np.float32(0)
+            for x in range(size):
+                q, a1, a2 = floor, np.float32(0), np.float32(0)
+                for m in range(modes):
+                    ar, ai = waves[b, m, y, 2 * x], waves[b, m, y, 2 * x + 1]
+                    dr, di = along[b, m, y, 2 * x], along[b, m, y, 2 * x + 1]
+                    q += (ar * ar + ai * ai) * scale
+                    a1 += np.float32(2) * (ar * dr + ai * di) * scale
+                    a2 += (dr * dr + di * di) * scale
+                n = np.float32(counts[rows[b], y, x])
+                keep = valid[y, x] if n < saturation else np.float32(0)
+                if poisson:
+                    r = n / q
+                    s1 += keep * (_ONE - r) * a1
+                    s2 += keep * ((_ONE - r) * np.float32(2) * a2 + r * a1 * a1 / q)
+                else:
+                    r = np.sqrt(n / q)
+                    s1 += keep * np.float32(2) * (_ONE - r) * a1
+                    s2 += keep * (np.float32(4) * (_ONE - r) * a2 + r * a1 * a1 / q)
+            first += s1
+            second += s2
+    return first, second
+
+
+@njit(**_FAST)
+def light_of(bank, out):
+    """out (bins, N, N) = intensity of each bin's modes together."""
+    bins, modes, size = bank.shape[0], bank.shape[1], bank.shape[2]
+    for k in range(bins):
+        for y in range(size):
+            w = out[k, y]
+            for x in range(size):
+                w[x] = 0
+            for m in range(modes):
+                p = bank[k, m, y]
+                for x in range(size):
+                    w[x] += p[x].real * p[x].real + p[x].imag * p[x].imag

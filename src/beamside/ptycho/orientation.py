@@ -1,0 +1,107 @@
+"""Which detector orientation and which place of DC fit the data: short reconstructions of every candidate, ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamside.optics.frames import ORIENTATIONS
+from beamside.ptycho.frames import FrameStore
+from beamside.ptycho.optics import Optics
+from beamside.ptycho.probe import Modes, circular_centre_px
+from beamside.ptycho.start import pupil_probe, short_run, trial_frames
+from beamside.ptycho.workshop import Detector, Likelihood
+from beamside.run.engine import Array, Batch
+
+_FRAMES, _ITERATIONS = 150, 5
+NAMES = (
+    "as given",
+    "x reversed",
+    "y reversed",
+    "x and y reversed",
+    "x and y exchanged",
+    "x and y exchanged, then x reversed",
+    "x and y exchanged, then y reversed",
+    "x and y exchanged and reversed",
+)
+"""What each orientation of `ORIENTATIONS` does to the frames relative to the scan, in words."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One geometry: orientation (0 to 7), whether DC is moved by half a frame, and what a short run reached."""
+
+    orientation: int
+    dc_moved: bool
+    defocus_m: float | None
+    misfit: float
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return NAMES[self.orientation] + (", DC moved by half a frame" if self.dc_moved else "")
+
+
+def dc_offset_px(mean_pattern: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2,) where the mean pattern's weight lies relative to pixel [0, 0], by its circular mean."""
+    return circular_centre_px(mean_pattern, 0)
+
+
+def oriented(frames: Array, orientation: int) -> Array:
+    """Frames (k, N, N) with DC at the corner, their frequencies transposed and reversed as the table says."""
+    transpose, rows, columns = ORIENTATIONS[orientation]
+    out = frames.transpose(0, 2, 1) if transpose else frames
+    if rows:
+        out = np.roll(out[:, ::-1], 1, axis=1)
+    if columns:
+        out = np.roll(out[:, :, ::-1], 1, axis=2)
+    return np.ascontiguousarray(out)
+
+
+def compare(
+    store: FrameStore,
+    positions_px: NDArray[np.float64],
+    optics: Optics,
+    noise: Likelihood,
+    probe: Modes | None,
+    *,
+    defocus_m: Sequence[float],
+    with_dc: bool,
+    seed: int,
+    lanes: int,
+) -> list[Candidate]:
+    """All candidates, the best first.
+
+    probe: the start probe, or None, when every candidate begins from its own mean pattern at each of the defoci given.
+    with_dc: try DC moved by half a frame too.
+    """
+    frames = trial_frames(positions_px, store.usable, _FRAMES)
+    counts, rows = store.block(frames)
+    counts, here = counts[rows], positions_px[frames]
+    found = []
+    for moved in (False, True) if with_dc else (False,):
+        base = np.fft.fftshift(counts, axes=(1, 2)) if moved else counts
+        for orientation in range(len(ORIENTATIONS)):
+            turned, detector = _turned(base, optics.detector, orientation, moved)
+            for z in [None] if probe is not None else list(defocus_m):
+                start = probe if z is None else pupil_probe(turned.mean_pattern, optics, z)
+                assert start is not None
+                misfit = short_run(
+                    turned, here, np.arange(len(turned)), start, detector, noise, seed, lanes, _ITERATIONS
+                )
+                found.append(Candidate(orientation, moved, z, misfit))
+    return sorted(found, key=lambda c: c.misfit)
+
+
+def _turned(counts: Array, detector: Detector, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
+    turned = oriented(counts, orientation)
+    n = turned.shape[1]
+    store = FrameStore(n, len(turned))
+    keys = tuple(str(i) for i in range(len(turned)))
+    store.append(Batch(keys, {"position_m": np.zeros((len(turned), 2))}, lambda rows: turned[rows]))
+    valid = np.fft.fftshift(detector.valid) if moved else detector.valid
+    mask = oriented(valid[None], orientation)[0]
+    return store, Detector(mask, detector.saturation, detector.transfer)

@@ -1,0 +1,98 @@
+"""The probe: its sub-pixel bank, its modes, its centre, and where it comes from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BINS = 4
+"""Sub-pixel positions along an axis: frames are placed to 1/8 pixel, and no frame costs an FFT for it."""
+
+Modes = NDArray[np.complex64]
+
+
+def shift_phases(size: int, bins: int = BINS) -> Tensor:
+    """(bins, N) complex64: multiply the FFT along an axis by row b to shift by b/bins pixels along it."""
+    k = torch.fft.fftfreq(size, dtype=torch.float64)
+    shift = torch.arange(bins, dtype=torch.float64) / bins
+    return torch.exp(-2j * torch.pi * k[None] * shift[:, None]).to(torch.complex64)
+
+
+def bank(modes: Tensor, phases: Tensor, out: Tensor | None = None) -> Tensor:
+    """Modes (m, N, N) -> (bins^2, m, N, N): entry row * bins + col is shifted by row/bins and col/bins pixels.
+
+    One axis after the other: 4 transforms of columns and 16 of rows, each small enough for the cache.
+    """
+    bins = len(phases)
+    if out is None:
+        out = torch.empty((bins * bins, *modes.shape), dtype=modes.dtype, device=modes.device)
+    spectrum = torch.fft.fft2(modes)
+    for row in range(bins):
+        half = torch.fft.ifft(spectrum * phases[row][:, None], dim=-2)
+        for col in range(bins):
+            torch.fft.ifft(half * phases[col], dim=-1, out=out[row * bins + col])
+    return out
+
+
+def unshifted(sums: Tensor, phases: Tensor) -> Tensor:
+    """The adjoint of `bank`: sums (bins^2, m, N, N) of shifted modes, brought back and added up, (m, N, N)."""
+    bins = len(phases)
+    back = phases.conj().resolve_conj()
+    spectrum = torch.zeros_like(sums[0])
+    for row in range(bins):
+        half = torch.zeros_like(sums[0])
+        for col in range(bins):
+            half.addcmul_(torch.fft.fft(sums[row * bins + col], dim=-1), back[col])
+        spectrum.addcmul_(torch.fft.fft(half, dim=-2), back[row][:, None])
+    modes: Tensor = torch.fft.ifft2(spectrum)
+    return modes
+
+
+def orthogonal(modes: Modes) -> Modes:
+    """The same incoherent sum in orthogonal modes, the strongest first (eigenvectors of the Gram matrix).
+
+    Thibault & Menzel, Nature 494 (2013) 68. The total intensity of every pixel is unchanged.
+    """
+    if len(modes) == 1:
+        return modes
+    flat = modes.reshape(len(modes), -1).astype(np.complex128)
+    values, vectors = np.linalg.eigh(flat.conj() @ flat.T)
+    order = np.argsort(values)[::-1]
+    return np.asarray((vectors[:, order].T @ flat).reshape(modes.shape).astype(np.complex64))
+
+
+def with_modes(modes: Modes, count: int) -> Modes:
+    """`count` modes: the given ones first, then the first times y, x, y^2 ... at 4 % of its intensity each."""
+    size = modes.shape[-1]
+    axis = (np.arange(size) - size // 2) / size
+    found = list(modes[:count])
+    while len(found) < count:
+        extra = len(found) - 1
+        along = axis[:, None] if extra % 2 == 0 else axis[None]
+        g = modes[0] * along ** (1 + extra // 2)
+        found.append(g * np.sqrt(0.04 * _power(modes[0]) / max(_power(g), 1e-30)))
+    return np.stack(found).astype(np.complex64)
+
+
+def scaled_to(modes: Modes, counts: float) -> Modes:
+    """The modes with a total intensity of `counts`, as an empty object would bring them to the detector."""
+    return np.asarray(modes * np.sqrt(counts / max(_power(modes), 1e-30)), np.complex64)
+
+
+def centre_offset_px(modes: Modes) -> NDArray[np.float64]:
+    """(2,) where the intensity lies relative to pixel N//2, by its circular mean: no window edge breaks it."""
+    return circular_centre_px((np.abs(modes.astype(np.complex128)) ** 2).sum(0), modes.shape[-1] // 2)
+
+
+def circular_centre_px(intensity: NDArray[np.float64], origin: int) -> NDArray[np.float64]:
+    """(2,) centre of an (N, N) image on the torus, relative to pixel `origin`, within +-N/2."""
+    size = intensity.shape[0]
+    turn = np.exp(2j * np.pi * (np.arange(size) - origin) / size)
+    angles = [np.angle((intensity.sum(1 - axis) * turn).sum()) for axis in (0, 1)]
+    return np.asarray(np.array(angles) * size / (2 * np.pi))
+
+
+def _power(modes: Modes) -> float:
+    return float((np.abs(modes.astype(np.complex128)) ** 2).sum())

@@ -1,0 +1,28 @@
+"""The solvers, one module each; `solver(name)` makes one."""
+
+from __future__ import annotations
+
+from beamside.ptycho.solvers.accelerated import Accelerated
+from beamside.ptycho.solvers.base import Pass, Solver
+from beamside.ptycho.solvers.conjugate import ConjugateGradient
+from beamside.ptycho.solvers.dm import DifferenceMap
+from beamside.ptycho.solvers.lsqml import LeastSquares
+from beamside.ptycho.solvers.pie import Epie, Rpie
+from beamside.ptycho.solvers.raar import Raar
+
+__all__ = ["Pass", "Solver", "solver"]
+
+_SOLVERS: dict[str, type[Solver]] = {
+    "auto": Accelerated,
+    "epie": Epie,
+    "rpie": Rpie,
+    "dm": DifferenceMap,
+    "raar": Raar,
+    "ml": ConjugateGradient,
+    "lsqml": LeastSquares,
+}
+
+
+def solver(name: str) -> Solver:
+    """A new solver of that name."""
+    return _SOLVERS[name]()

@@ -1,0 +1,36 @@
+"""The default: minibatch maximum likelihood with momentum.
+
+Each minibatch moves object and probe along the gradient of its likelihood, divided by the diagonal of its normal
+equations (as rPIE does: Maiden, Johnson & Li, Optica 4 (2017) 736), with heavy-ball momentum over the batches. There is
+no state per frame, so a frame that arrives joins the next iteration like any other. The gain falls in the closing
+iterations, which takes the minibatches' own noise out of the result.
+"""
+
+from __future__ import annotations
+
+from beamside.ptycho.solvers.base import Pass, Solver, batches
+from beamside.ptycho.workshop import Workshop
+
+_STEP, _MOMENTUM, _DAMPING = 0.4, 0.8, 0.02
+_PROBE_STEP, _PROBE_MOMENTUM = 0.7, 0.85
+_PROBE_FRAMES = 160
+"""Frames between two updates of the probe: each costs as many FFTs as ten frames."""
+
+
+class Accelerated(Solver):
+    """Minibatch maximum likelihood with momentum."""
+
+    def iterate(self, shop: Workshop, task: Pass) -> float:
+        """One pass over all frames, in random minibatches."""
+        height, width = shop.canvas.shape
+        misfit, seen = 0.0, 0
+        for part in batches(task, height * width, shop.size):
+            seen += len(part)
+            misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement)
+            shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth)
+            if task.probe and seen >= _PROBE_FRAMES:
+                shop.update_probe(_PROBE_STEP * task.gain, _PROBE_MOMENTUM)
+                seen = 0
+        if task.probe and seen:
+            shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / _PROBE_FRAMES), _PROBE_MOMENTUM)
+        return misfit

@@ -1,0 +1,66 @@
+"""A reconstruction as people and files see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from beamside.ptycho.noise import lit_pixels
+from beamside.run.engine import Snapshot
+
+if TYPE_CHECKING:
+    from beamside.ptycho.engine import Ptychography
+
+LEAST_ITERATIONS = 10
+
+
+def snapshot_of(engine: Ptychography) -> Snapshot:
+    """Object, probe, coverage, positions and error curve; pixel frames as `canvas.Canvas` has them."""
+    active, optics = engine.active, engine.optics
+    arrays = {
+        "object": engine.canvas.object.copy(),
+        "probe": engine.shop.probe.copy(),
+        "coverage": engine.shop.illumination(active),
+        "positions_px": engine.positions_px.copy(),
+        "error": np.array(engine.errors),
+    }
+    table = {
+        "position_y_px": engine.positions_px[:, 0].copy(),
+        "position_x_px": engine.positions_px[:, 1].copy(),
+        "recorded_y_m": engine.store.position_m[:, 0].copy(),
+        "recorded_x_m": engine.store.position_m[:, 1].copy(),
+        "counts": engine.store.total.copy(),
+        "used": engine.store.usable.astype(np.int64),
+    }
+    notes = {
+        "pixel_size_m": [optics.pixel_m, optics.pixel_m],
+        "offset_px": [int(v) for v in engine.canvas.origin],
+        "wavelength_m": optics.wavelength_m,
+        "distance_m": optics.distance_m,
+        "detector_pixel_m": optics.detector_pixel_m,
+        "propagation": "near" if optics.near else "far",
+        "solver": engine.options.solver,
+        "noise": "poisson" if engine.store.total.any() and engine.likelihood.poisson else "gaussian",
+        "iterations": engine.iteration,
+        "frames": len(active),
+        "frames_expected": engine.expected,
+        "bytes_per_frame": engine.store.bytes_per_frame,
+        "start_defocus_m": engine.opening.defocus_m,
+        "sample": engine.header.fields.get("sample"),
+        "scan_uid": engine.header.fields.get("scan_uid"),
+        "counts_per_object_pixel": float(engine.store.total.sum()) / max(1.0, lit_pixels(engine.shop, active)),
+        "geometry": [
+            {"orientation": c.orientation, "name": c.name, "misfit": c.misfit} for c in engine.opening.geometry
+        ],
+    }
+    share = 1.0 if not engine.expected else len(active) / engine.expected
+    return Snapshot(arrays, {"frames": table}, float(min(1.0, share)), _provisional(engine), notes)
+
+
+def _provisional(engine: Ptychography) -> str:
+    if engine.iteration < LEAST_ITERATIONS:
+        return f"only {engine.iteration} iterations so far"
+    if not engine.closed and engine.expected and len(engine.active) < 0.1 * engine.expected:
+        return f"only {len(engine.active)} of {engine.expected} frames so far"
+    return ""

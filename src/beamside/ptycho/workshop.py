@@ -1,0 +1,257 @@
+"""Sums over frames on the CPU: each lane a thread with sums of its own, each block of frames in the cache.
+
+Cost of a frame: two FFTs (10 N^2 log2 N^2 flops) and about 10 N^2 complex multiply-adds, all on a block of waves that
+stays in the second-level cache; nothing but the counts (2 bytes a pixel) comes from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from beamside.ptycho import kernels
+from beamside.ptycho.canvas import Canvas
+from beamside.ptycho.frames import FrameStore
+from beamside.ptycho.probe import BINS, Modes, bank, shift_phases, unshifted
+from beamside.run.engine import Array
+
+_CACHE_BYTES = 1 << 20
+"""Waves of a block: what a core's second-level cache holds beside its neighbours."""
+Frames = NDArray[np.int64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What every frame shares. valid (N, N) float32: 1 where a pixel counts, DC at the corner.
+
+    saturation: counts from here on are unknown. transfer: (N, N) complex64 of the angular spectrum for near field, or
+    None for far field.
+    """
+
+    valid: NDArray[np.float32]
+    saturation: float
+    transfer: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Poisson or Gaussian noise; floor: counts added to the model's, which keeps empty pixels from dominating."""
+
+    poisson: bool
+    floor: float
+
+
+@dataclass
+class _Lane:
+    """The sums and the workspace of one thread."""
+
+    waves: torch.Tensor
+    line: NDArray[np.float32]
+
+
+class Workshop:
+    """Works on a canvas, a probe and the frames placed on it. CPU; the same sums on a GPU are in `torch_workshop`."""
+
+    def __init__(self, frames: FrameStore, canvas: Canvas, detector: Detector, lanes: int) -> None:
+        self.frames, self.canvas, self.detector, self.lanes = frames, canvas, detector, lanes
+        self.size = frames.size
+        self.phases = shift_phases(self.size)
+        self.probe_velocity: Modes = np.zeros((0, self.size, self.size), np.complex64)
+        self.probe: Modes = np.zeros((0, self.size, self.size), np.complex64)
+        self.bank: NDArray[np.complex64] = np.zeros((0, 0, 0, 0), np.complex64)
+        self.light: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
+        self.corners, self.bins = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
+        self.normal = np.zeros((0, 5))
+        """(n, 5) normal equations of each frame's displacement, from the last pass that asked for them."""
+        self._pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
+        if lanes == 1:
+            torch.set_num_threads(1)
+        self._lanes: list[_Lane] = []
+        self.num: NDArray[np.complex64] = np.zeros((0, 0, 0), np.complex64)
+        self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
+        self.pnum: NDArray[np.complex64] = np.zeros((0, 0, 0, 0, 0), np.complex64)
+        self.pden: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
+
+    def shut(self) -> None:
+        """Let the threads go."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    # what is worked on
+
+    def set_probe(self, modes: Modes) -> None:
+        """Take modes (m, N, N) and make their bank of sub-pixel shifts."""
+        changed = len(modes) != len(self.probe)
+        self.probe = np.ascontiguousarray(modes, np.complex64)
+        if changed:
+            self.bank = np.empty((BINS * BINS, *self.probe.shape), np.complex64)
+            self.light = np.empty((BINS * BINS, self.size, self.size), np.float32)
+        bank(torch.from_numpy(self.probe), self.phases, out=torch.from_numpy(self.bank))
+        kernels.light_of(self.bank, self.light)
+        if changed:
+            self.probe_velocity = np.zeros_like(self.probe)
+            self._allocate()
+
+    def place(self, positions_px: NDArray[np.float64]) -> None:
+        """Put the frames' windows (n, 2) on the canvas, which covers them."""
+        self.corners, self.bins = self.canvas.corners(positions_px, BINS)
+        if len(self.normal) != len(positions_px):
+            self.normal = np.zeros((len(positions_px), 5))
+        if self.num.shape[1:] != self.canvas.shape:
+            self._allocate()
+
+    @property
+    def block_frames(self) -> int:
+        """Frames in one block."""
+        return max(1, _CACHE_BYTES // (8 * self.size * self.size * max(1, len(self.probe))))
+
+    def _allocate(self) -> None:
+        m, n, shape = len(self.probe), self.size, self.canvas.shape
+        self.num = np.zeros((self.lanes, *shape), np.complex64)
+        self.den = np.zeros((self.lanes, *shape), np.float32)
+        self.pnum = np.zeros((self.lanes, BINS * BINS, m, n, n), np.complex64)
+        self.pden = np.zeros((self.lanes, n, n), np.float32)
+        block = self.block_frames
+        self._lanes = [
+            _Lane(torch.empty((block, m, n, n), dtype=torch.complex64), np.empty((2, n), np.float32))
+            for _ in range(self.lanes)
+        ]
+
+    # passes over frames
+
+    def gradient(self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False) -> float:
+        """Add the frames' shares to the sums; the misfit, sum of (|A| - sqrt n)^2."""
+
+        def work(lane: int, block: Frames) -> float:
+            misfit, chi = self.residual(lane, block, self.exit_waves(lane, block), noise)
+            self.accumulate(lane, block, chi, probe=probe)
+            if displacement:
+                kernels.displacement(
+                    self.canvas.object, self.bank, self.corners, self.bins, block, chi, self.normal
+                )  # fmt: skip
+            return misfit
+
+        return sum(self.over_blocks(frames, work))
+
+    def misfit(self, frames: Frames, noise: Likelihood) -> float:
+        """The misfit of the present object and probe, and nothing else."""
+
+        def work(lane: int, block: Frames) -> float:
+            return self._detector_misfit(lane, block, noise)
+
+        return sum(self.over_blocks(frames, work))
+
+    def residual(
+        self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood
+    ) -> tuple[float, NDArray[np.complex64]]:
+        """Misfit of a block, and chi, the residual brought back to the sample."""
+        far = self.detector.transfer is None
+        at_detector = self.to_detector(waves)
+        misfit = self._residual_in_place(lane, block, at_detector, noise, 1.0 / self.size**2 if far else 1.0)
+        return misfit, self.to_sample(at_detector).numpy()
+
+    def to_detector(self, waves: torch.Tensor) -> torch.Tensor:
+        """Exit waves at the detector: unnormalised FFT, or the angular spectrum."""
+        out: torch.Tensor = torch.fft.fft2(waves)
+        if self.detector.transfer is not None:
+            out = torch.fft.ifft2(out.mul_(self.detector.transfer))
+        return out
+
+    def to_sample(self, waves: torch.Tensor) -> torch.Tensor:
+        """Back again; for the far field without the 1/N^2, which the residual carries."""
+        out: torch.Tensor
+        if self.detector.transfer is None:
+            out = torch.fft.ifft2(waves, norm="forward")
+        else:
+            out = torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.detector.transfer.conj()))
+        return out
+
+    def accumulate(self, lane: int, block: Frames, waves: NDArray[np.complex64], *, probe: bool) -> None:
+        """Add a block's waves (k, m, N, N) to the lane's sums."""
+        kernels.accumulate(
+            self.canvas.object, self.bank, self.light, self.corners, self.bins, block, waves,
+            self.num[lane], self.den[lane], self.pnum[lane], self.pden[lane], probe,
+        )  # fmt: skip
+
+    def exit_waves(self, lane: int, block: Frames) -> torch.Tensor:
+        """P O of a block, in the lane's workspace."""
+        waves = self._lanes[lane].waves[: len(block)]
+        kernels.exit_waves(self.canvas.object, self.bank, self.corners, self.bins, block, waves.numpy())
+        return waves
+
+    def _detector_misfit(self, lane: int, block: Frames, noise: Likelihood) -> float:
+        far = self.detector.transfer is None
+        waves = self.to_detector(self.exit_waves(lane, block))
+        return self._residual_in_place(lane, block, waves, noise, 1.0 / self.size**2 if far else 1.0)
+
+    def _residual_in_place(
+        self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood, scale: float
+    ) -> float:
+        counts, rows = self.frames.block(block)
+        return float(
+            kernels.residual_waves(
+                torch.view_as_real(waves).numpy().reshape(*waves.shape[:-1], -1), counts, rows, self.detector.valid,
+                np.float32(self.detector.saturation), np.float32(scale), noise.poisson, np.float32(noise.floor),
+                self._lanes[lane].line,
+            )
+        )  # fmt: skip
+
+    def over_blocks(self, frames: Frames, work: Callable[[int, Frames], T]) -> list[T]:
+        """`work(lane, block)` over all frames, those of one sub-pixel bin together; results in lane order."""
+        ordered = frames[np.argsort(self.bins[frames], kind="stable")]
+        parts = np.array_split(ordered, self.lanes)
+
+        def run(lane: int) -> list[T]:
+            part, step = parts[lane], self.block_frames
+            return [work(lane, part[at : at + step]) for at in range(0, len(part), step)]
+
+        lanes = range(self.lanes)
+        done = [run(0)] if self._pool is None else list(self._pool.map(run, lanes))
+        return [found for lane in done for found in lane]
+
+    # updates from the sums
+
+    def update_object(self, step: float, damping: float, momentum: float, smooth: float = 0.0) -> None:
+        """Move the object along its preconditioned gradient, and clear the sums."""
+        peak = np.float32(self.den.sum(0).max())
+        kernels.update_object(
+            self.canvas.object, self.canvas.velocity, self.num, self.den, np.float32(step), np.float32(damping),
+            np.float32(momentum), peak, np.float32(smooth * peak),
+        )  # fmt: skip
+
+    def update_probe(self, step: float, momentum: float = 0.0, damping: float = 0.1) -> None:
+        """Move the probe along its preconditioned gradient, remake the bank, and clear the sums."""
+        num, den = self.probe_sums()
+        weight = (1 - damping) * den + damping * den.max() + 1e-9
+        self.probe_velocity = momentum * self.probe_velocity + step * num / weight
+        self.set_probe((self.probe + self.probe_velocity).astype(np.complex64))
+        self.drop_probe_sums()
+
+    def drop_probe_sums(self) -> None:
+        """Forget the probe's sums."""
+        self.pnum[:], self.pden[:] = 0, 0
+
+    def probe_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """Numerator (m, N, N) with the sub-pixel shifts undone, and denominator (N, N), over all lanes."""
+        total = self.pnum[0] if self.lanes == 1 else self.pnum.sum(0)
+        return unshifted(torch.from_numpy(total), self.phases).numpy(), self.pden.sum(0)
+
+    def clear(self) -> None:
+        """Forget what the sums hold."""
+        for sums in (self.num, self.den, self.pnum, self.pden):
+            sums[:] = 0
+
+    def illumination(self, frames: Frames) -> Array:
+        """(H, W) float32: probe intensity summed over the frames' windows."""
+        out = np.zeros(self.canvas.shape, np.float32)
+        intensity = (np.abs(self.probe) ** 2).sum(0)
+        for row, col in self.corners[frames].tolist():
+            out[row : row + self.size, col : col + self.size] += intensity
+        return out
