@@ -35,6 +35,7 @@ test-all: lint typecheck
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/classify.py
+	$(BIN)/python benchmarks/ptycho.py --rate --real
 
 clean:
 	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

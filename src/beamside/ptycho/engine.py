@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from beamside.compute.lanes import available_threads
@@ -28,7 +29,7 @@ from beamside.ptycho.refine import moves_px, without_affine
 from beamside.ptycho.safety import Safety
 from beamside.ptycho.solvers import Pass, solver
 from beamside.ptycho.tables import snapshot_of
-from beamside.ptycho.workshop import Frames, Likelihood, Workshop
+from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
 from beamside.run.guard import Guard
 
@@ -59,7 +60,7 @@ class Ptychography:
         self.lanes = lanes or available_threads(options.threads)
         self.store = FrameStore(self.size, options.capacity or _frames_that_fit(self.size))
         self.canvas = Canvas()
-        self.shop = Workshop(self.store, self.canvas, self.optics.detector, self.lanes)
+        self.shop = _workshop(options, self.store, self.canvas, self.optics.detector, self.lanes)
         self.solver = solver(options.solver)
         self.opening = Opening(options, self.optics)
         self.positions_px: NDArray[np.float64] = np.empty((0, 2))
@@ -82,7 +83,6 @@ class Ptychography:
 
         OptionError for a device that is not there; InputError for optics that make no sense.
         """
-        _require_device(options.device)
         return cls(options, header)
 
     @classmethod
@@ -200,9 +200,11 @@ class Ptychography:
         gain = _LAST_GAIN ** (self.closing / max(1, self.options.iterations_after_close - 1)) if closing else 1.0
         task = Pass(
             frames, self.iteration, self.options.seed, self.likelihood, gain * self.safety.caution,
-            probe=self.iteration >= self.options.probe_start, displacement=refine,
+            caution=self.safety.caution, probe=self.iteration >= self.options.probe_start, displacement=refine,
             smooth=smoothness(self.options, self.store, self.shop, frames),
         )  # fmt: skip
+        with self.shop.working():
+            self.safety.begin(self, len(frames))
         misfit = self.solver.iterate(self.shop, task) / len(frames)
         self._limit()
         if refine:
@@ -278,6 +280,21 @@ def _frames_that_fit(size: int) -> int:
     return max(1, int(_MEMORY_SHARE * memory / (2 * size * size)))
 
 
-def _require_device(device: str) -> None:
-    if device == "cuda":
-        raise OptionError("--device cuda: this solver computes on the CPU.", remedy="Give auto or cpu.")
+def _workshop(options: PtychoOptions, store: FrameStore, canvas: Canvas, detector: Detector, lanes: int) -> Workshop:
+    """On the GPU where there is one and the solver can use it, else on the CPU.
+
+    OptionError when a GPU is asked for and cannot be had.
+    """
+    from beamside.ptycho.torch_workshop import SOLVERS, TorchWorkshop
+
+    able, there = options.solver in SOLVERS, torch.cuda.is_available()
+    if options.device == "cuda" and not there:
+        raise OptionError("--device cuda: no CUDA device is to be seen.", remedy="Give auto or cpu.")
+    if options.device == "cuda" and not able:
+        raise OptionError(
+            f"--device cuda: --solver {options.solver} computes on the CPU only.",
+            remedy=f"Give --solver {', '.join(SOLVERS)}, or --device cpu.",
+        )
+    if options.device != "cpu" and there and able:
+        return TorchWorkshop(store, canvas, detector, "cuda")
+    return Workshop(store, canvas, detector, lanes)

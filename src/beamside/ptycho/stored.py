@@ -27,22 +27,15 @@ def state_of(engine: Ptychography) -> State:
         "probe_velocity": engine.shop.probe_velocity,
         "positions_px": engine.positions_px,
         **{f"solver.{name}": value for name, value in engine.solver.state().items()},
+        **safety.arrays(),
     }
-    if safety.good is not None:
-        arrays |= {
-            "good.object": safety.good.object,
-            "good.probe": safety.good.probe,
-            "good.positions_px": safety.good.positions_px,
-        }
     if engine.before_arrival is not None and engine.known_before is not None:
         arrays |= {"before_arrival": engine.before_arrival, "known_before": engine.known_before.astype(np.uint8)}
     values: dict[str, Any] = {name: getattr(engine, name) for name in _COUNTERS}
     values |= {
         "lanes": engine.lanes,
         "origin": [int(v) for v in engine.canvas.origin],
-        "caution": safety.caution,
-        "rollbacks": list(safety.rollbacks),
-        "good": None if safety.good is None else [safety.good.misfit, safety.good.frames],
+        "safety": safety.values(),
         "pending": list(opening.pending),
         "defocus_m": opening.defocus_m,
         "trials": [[t.defocus_m, t.misfit] for t in opening.trials],
@@ -73,7 +66,7 @@ def restore(engine: Ptychography, state: State, batches: Sequence[Batch]) -> Non
     opening.pending, opening.defocus_m = list(values["pending"]), values["defocus_m"]
     opening.trials = [Trial(z, m) for z, m in values["trials"]]
     opening.geometry = [Candidate(*found) for found in values["geometry"]]
-    engine.safety = Safety.restored(values["caution"], values["rollbacks"], values["good"], arrays)
+    engine.safety = Safety.restored(values["safety"], arrays)
     if "before_arrival" in arrays:
         engine.before_arrival = arrays["before_arrival"].copy()
         engine.known_before = arrays["known_before"].astype(bool)

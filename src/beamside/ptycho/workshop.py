@@ -6,8 +6,9 @@ stays in the second-level cache; nothing but the counts (2 bytes a pixel) comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -83,6 +84,11 @@ class Workshop:
         """Let the threads go."""
         if self._pool is not None:
             self._pool.shutdown()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around each iteration of a solver: nothing to do where the sums are made in place."""
+        yield
 
     # what is worked on
 

@@ -26,6 +26,7 @@ class Pass:
     seed: int
     noise: Likelihood
     gain: float = 1.0
+    caution: float = 1.0
     probe: bool = True
     displacement: bool = False
     smooth: float = 0.0

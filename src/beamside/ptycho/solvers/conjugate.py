@@ -28,7 +28,7 @@ class ConjugateGradient(Solver):
         self.norm = 0.0
 
     def iterate(self, shop: Workshop, task: Pass) -> float:
-        """One direction, one line search; the gain does not shorten an exact step."""
+        """One direction, one line search; a step of exact length is shortened after a rollback only."""
         misfit = shop.gradient(task.frames, task.noise, probe=task.probe, displacement=task.displacement)
         raw_obj, raw_probe = gradients(shop, task.smooth)
         step_obj, step_probe = directions(shop, _DAMPING, task.smooth, probe=task.probe)
@@ -43,7 +43,7 @@ class ConjugateGradient(Solver):
             d_probe = np.zeros_like(shop.probe)
         weight = task.smooth * float(shop.den.sum(0).max())
         shop.clear()
-        length = line_search(shop, task.frames, task.noise, d_obj, d_probe, weight)
+        length = task.caution * line_search(shop, task.frames, task.noise, d_obj, d_probe, weight)
         shop.canvas.object += np.float32(length) * d_obj
         shop.set_probe(shop.probe + np.float32(length) * d_probe)
         self.memory = {"d_obj": d_obj, "d_probe": d_probe, "g_obj": raw_obj, "g_probe": raw_probe}
