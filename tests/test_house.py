@@ -22,11 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": {"errors", "run", "formats", "optics"},
     "simulate": {"errors", "formats", "optics", "compute"},
     "live": {"errors", "run.store", "run.ledger", "formats"},
+    # The doctor looks at everything from outside and nothing but the command line looks at it.
+    "doctor": {"errors", "run", "formats", "optics", "sources", "simulate", *ENGINES},
     **dict.fromkeys(ENGINES, _ENGINE_MAY),
 }
 """room -> what it may import besides itself; `cli` may import everything."""
 EXCEPTIONS: dict[tuple[str, str], set[str]] = {
     ("run", "store"): {"__version__"},
+    ("doctor", "machine"): {"__version__"},
     **{(engine, module): {"formats"} for engine in ENGINES for module in ("export", "picture")},
 }
 """(room, module) -> what it may import beyond its room."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from beamside.errors import FormatError
 from beamside.formats.atomic import replacing
+from beamside.formats.opening import opened
 
 HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
@@ -74,12 +75,9 @@ def read_info(path: str | os.PathLike[str]) -> MrcInfo:
     is shorter than its header says.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEADER_BYTES)
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise FormatError(f"cannot be read ({error.strerror}).", where=str(path), remedy="Check the path.") from error
+    with opened(path) as file:
+        head = file.read(HEADER_BYTES)
+        size = os.fstat(file.fileno()).st_size
     return _parse(path, head, size)
 
 

@@ -7,17 +7,19 @@ that a file cut anywhere inside a row is an error and never a particle.
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beamside.errors import FormatError
 from beamside.formats.atomic import replacing
+from beamside.formats.opening import opened
+from beamside.formats.star_lines import WINDOW_BYTES, Lines, short
 
 Columns = dict[str, list[str]]
 _TOKEN = re.compile(r"""\s*(?:(\#.*)|"(.*?)"(?=\s|$)|'(.*?)'(?=\s|$)|([^\s"'\#]\S*))""")
@@ -101,86 +103,110 @@ def _float_or_nan(text: str) -> float:
         return float("nan")
 
 
-def read_star(path: str | os.PathLike[str], *, growing: bool = False) -> dict[str, StarTable]:
+def read_star(path: str | os.PathLike[str]) -> dict[str, StarTable]:
     """All blocks of a STAR file by name (`""` for the unnamed block of STAR 3.0), in the order of the file.
 
-    growing: the file may still be appended to, so an unfinished last line is left out instead of being an error.
     Raises FormatError, naming file and line, for an unfinished last line, a row with too few or too many values,
     a label or block that comes twice, an unclosed quote, a multi-line value, a second loop in a block, or no block.
     """
-    return parse_star(read_bytes(path), str(path), growing=growing)
+    return read_growing_star(path, growing=False)[0]
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """A whole file; FormatError where it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise FormatError(f"cannot be read ({error.strerror}).", where=str(path), remedy="Check the path.") from error
+def read_growing_star(path: str | os.PathLike[str], *, growing: bool = True) -> tuple[dict[str, StarTable], bool]:
+    """As `read_star` for a file that may still be appended to, and whether its last line is unfinished.
 
-
-def is_unfinished(raw: bytes) -> bool:
-    """Whether the last line of a STAR file's bytes holds something, but has no line end."""
-    return bool(raw.rpartition(b"\n")[2].rpartition(b"\r")[2].strip())
+    An unfinished last line is left out instead of being an error.
+    """
+    with opened(path) as file:
+        lines = Lines(file, str(path), growing=growing)
+        return _joined(_Parser(str(path), lines.windows()).parts()), lines.unfinished
 
 
 def parse_star(raw: bytes, path: str, *, growing: bool = False) -> dict[str, StarTable]:
     """As `read_star`, from the file's bytes; `path` is only named in errors."""
-    text = raw.decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n")
-    last = lines.pop()
-    if is_unfinished(raw) and not growing:
-        raise FormatError(
-            f"the last line has no line end: {_short(last)!r}.",
-            where=f"{path}, line {len(lines) + 1}",
-            remedy="The file is cut or still being written; if it is complete, end its last line.",
-        )
-    return _Parser(path, lines).tables()
+    lines = Lines(io.BytesIO(raw), path, growing=growing)
+    return _joined(_Parser(path, lines.windows()).parts())
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= 60 else line[:57] + "..."
+def stream_star(path: str | os.PathLike[str], *, window_bytes: int = WINDOW_BYTES) -> Iterator[StarTable]:
+    """The blocks of a STAR file in order, a loop in as many tables of its name as it fills windows.
+
+    So a table larger than memory can be read; errors as `read_star`, when their line is reached.
+    """
+    with opened(path) as file:
+        lines = Lines(file, str(path), growing=False, window_bytes=window_bytes)
+        yield from _Parser(str(path), lines.windows()).parts()
+
+
+def _joined(parts: Iterable[StarTable]) -> dict[str, StarTable]:
+    """Whole blocks from their parts."""
+    found: dict[str, StarTable] = {}
+    for part in parts:
+        begun = found.setdefault(part.name, part)
+        if begun is not part:
+            begun.lines = [*begun.lines, *part.lines]
+            for label, values in part.columns.items():
+                begun.columns[label].extend(values)
+    return found
 
 
 class _Parser:
-    def __init__(self, path: str, lines: list[str]) -> None:
-        self.path, self.lines, self.at = path, lines, 0
-        self.found: dict[str, StarTable] = {}
+    """One pass over windows of lines; `at` is the present line in the present window, `before` all lines before it."""
+
+    def __init__(self, path: str, windows: Iterator[list[str]]) -> None:
+        self.path, self.windows = path, windows
+        self.lines: list[str] = []
+        self.at = self.before = 0
+        self.names: set[str] = set()
 
     def fail(self, what: str, remedy: str = "Correct the line.", line: int | None = None) -> FormatError:
-        number = self.at + 1 if line is None else line
+        number = self.before + self.at + 1 if line is None else line
         return FormatError(what, where=f"{self.path}, line {number}", remedy=remedy)
 
-    def tables(self) -> dict[str, StarTable]:
+    def more(self) -> bool:
+        """Whether there is a present line; the next window comes when one is used up."""
+        while self.at >= len(self.lines):
+            window = next(self.windows, None)
+            if window is None:
+                return False
+            self.before += len(self.lines)
+            self.lines, self.at = window, 0
+        return True
+
+    def parts(self) -> Iterator[StarTable]:
+        """Blocks in order; a loop in one table a window."""
         table: StarTable | None = None
-        while self.at < len(self.lines):
+        while self.more():
             tokens = self.tokens(self.lines[self.at])
             keyword = self.keyword(tokens)
             if not tokens:
                 self.at += 1
             elif keyword.startswith("data_"):
+                if table is not None and not table.loop:
+                    yield table
                 table = self.start_block(tokens)
             elif table is None:
-                raise self.fail(f"a STAR file begins with data_, not with {tokens[0]!r}.", "It is no STAR file.")
+                raise self.fail(f"a STAR file begins with data_, not with {short(tokens[0])!r}.", "It is no STAR file.")
             elif keyword == "loop_":
-                self.read_loop(table)
+                yield from self.read_loop(table)
             elif keyword.startswith("_"):
                 self.read_pair(table, tokens)
             else:
-                raise self.fail(f"{_short(self.lines[self.at])!r} is neither label, pair, loop_ nor data_.")
-        if not self.found:
-            raise self.fail("holds no data_ block.", "It is no STAR file, or it is cut.", line=len(self.lines))
-        return self.found
+                raise self.fail(f"{short(self.lines[self.at])!r} is neither label, pair, loop_ nor data_.")
+        if table is None:
+            raise self.fail("holds no data_ block.", "It is no STAR file, or it is cut.", line=self.before + self.at)
+        if not table.loop:
+            yield table
 
     def start_block(self, tokens: list[str]) -> StarTable:
         name = tokens[0][5:]
         if len(tokens) > 1:
             raise self.fail(f"{tokens[1]!r} follows the block name data_{name}.")
-        if name in self.found:
+        if name in self.names:
             raise self.fail(f"the block data_{name} comes twice.")
-        self.found[name] = StarTable({}, loop=False, name=name, path=self.path, lines=[])
+        self.names.add(name)
         self.at += 1
-        return self.found[name]
+        return StarTable({}, loop=False, name=name, path=self.path, lines=[])
 
     def read_pair(self, table: StarTable, tokens: list[str]) -> None:
         if table.loop:
@@ -188,7 +214,7 @@ class _Parser:
         if len(tokens) != 2:
             raise self.fail(f"{tokens[0]} has {len(tokens) - 1} values instead of one.")
         self.add_label(table, tokens[0]).append(tokens[1])
-        table.lines = [*table.lines, self.at + 1]
+        table.lines = [*table.lines, self.before + self.at + 1]
         self.at += 1
 
     def add_label(self, table: StarTable, token: str) -> list[str]:
@@ -198,12 +224,12 @@ class _Parser:
         table.columns[label] = []
         return table.columns[label]
 
-    def read_loop(self, table: StarTable) -> None:
+    def read_loop(self, table: StarTable) -> Iterator[StarTable]:
         if table.columns:
             raise self.fail(f"a loop_ in the block data_{table.name}, which has a loop or pairs already.")
         table.loop = True
         self.at += 1
-        while self.at < len(self.lines):
+        while self.more():
             tokens = self.tokens(self.lines[self.at])
             if tokens and not self.keyword(tokens).startswith("_"):
                 break
@@ -214,11 +240,21 @@ class _Parser:
             self.at += 1
         if not table.columns:
             raise self.fail(f"the loop of the block data_{table.name} has no labels.")
-        self.read_rows(table)
+        given = ended = False
+        while not ended and self.more():
+            part, ended = self.read_rows(table)
+            if len(part):
+                given = True
+                yield part
+        if not given:
+            yield table
 
-    def read_rows(self, table: StarTable) -> None:
-        """One line a row. The common line, plain and complete, takes the shortest way through the loop."""
-        width = len(table.columns)
+    def read_rows(self, table: StarTable) -> tuple[StarTable, bool]:
+        """The rows of this window, and whether the loop ends in it.
+
+        One line a row. The common line, plain and complete, takes the shortest way through the loop.
+        """
+        width, before, ended = len(table.columns), self.before + 1, False
         flat: list[str] = []
         numbers: list[int] = []
         extend, note = flat.extend, numbers.append
@@ -234,16 +270,16 @@ class _Parser:
                 if not values:
                     continue
                 if self.ends_loop(values, width):
+                    ended = True
                     break
                 if len(values) != width:
                     raise self.wrong_width(table, values, width)
             extend(values)
-            note(at + 1)
+            note(at + before)
         else:
             self.at = len(self.lines)
-        for position, label in enumerate(table.columns):
-            table.columns[label] = flat[position::width]
-        table.lines = numbers
+        columns = {label: flat[position::width] for position, label in enumerate(table.columns)}
+        return StarTable(columns, name=table.name, path=self.path, lines=numbers), ended
 
     def ends_loop(self, values: list[str], width: int) -> bool:
         """True for a line that opens something else. A file name such as `data_1/a.mrc` in a full row does not."""
@@ -259,7 +295,7 @@ class _Parser:
     def wrong_width(self, table: StarTable, values: list[str], width: int) -> FormatError:
         return self.fail(
             f"a row of the block data_{table.name} has {len(values)} values for {width} labels: "
-            f"{_short(self.lines[self.at])!r}.",
+            f"{short(self.lines[self.at])!r}.",
             "The row is cut or damaged; correct or remove it.",
         )
 
@@ -276,7 +312,7 @@ class _Parser:
         while at < end:
             match = _TOKEN.match(line, at)
             if match is None:
-                raise self.fail(f"a quote is not closed: {_short(line[at:])!r}.")
+                raise self.fail(f"a quote is not closed: {short(line[at:])!r}.")
             comment, double, single, plain = match.groups()
             if comment is not None:
                 break
@@ -304,13 +340,29 @@ def _block(path: str, table: StarTable) -> str:
         )
     alone = len(lengths) == 1
     columns = {label: _spelled(path, label, values, alone) for label, values in table.columns.items()}
-    head = f"\n# version 30001\n\ndata_{table.name}\n\n"
     if not table.loop:
         width = max(map(len, columns)) + 1
-        return head + "".join(f"_{k:<{width}} {v[0]}\n" for k, v in columns.items()) + "\n"
-    labels = "".join(f"_{label} #{number}\n" for number, label in enumerate(columns, 1))
+        return _head(table.name) + "".join(f"_{k:<{width}} {v[0]}\n" for k, v in columns.items()) + "\n"
+    return f"{loop_head(table.name, columns)}{_lines(columns)}\n"
+
+
+def _head(name: str) -> str:
+    return f"\n# version 30001\n\ndata_{name}\n\n"
+
+
+def loop_head(name: str, labels: Iterable[str]) -> str:
+    """What stands before the rows of a loop."""
+    return f"{_head(name)}loop_\n" + "".join(f"_{label} #{number}\n" for number, label in enumerate(labels, 1))
+
+
+def loop_rows(path: str, columns: Columns) -> str:
+    """The rows of a loop, each with its line end; a table too large for memory is written in such pieces."""
+    return _lines({label: _spelled(path, label, values, len(columns) == 1) for label, values in columns.items()})
+
+
+def _lines(columns: Columns) -> str:
     rows = "\n".join(map(" ".join, zip(*columns.values(), strict=True)))
-    return f"{head}loop_\n{labels}{rows}\n\n"
+    return f"{rows}\n" if rows else "\n"
 
 
 def _spelled(path: str, label: str, values: list[str], alone: bool) -> list[str]:

@@ -50,10 +50,10 @@ def optics_signature(particle: Particle) -> Signature:
         items = [(k, v) for k, v in particle.optics.items() if k != "rlnOpticsGroup"]
     else:
         items = [(k, v) for k in _ROW_OPTICS if (v := particle.columns.get(k)) is not None]
-    return tuple(sorted((label, _plain(value)) for label, value in items))
+    return tuple(sorted((label, plain_number(value)) for label, value in items))
 
 
-def _plain(value: str) -> str:
+def plain_number(value: str) -> str:
     """One spelling for one number: 300, 300.0 and 3e2 are the same."""
     try:
         return repr(float(value))

@@ -23,12 +23,12 @@ def particle_tables(
     """
     particles = [decode(record) for record in records]
     with_groups = [p for p in particles if p.optics]
-    rows = _union([p.columns for p in particles])
+    rows = union_of([p.columns for p in particles])
     if "rlnImageName" in rows:
         rows["rlnImageName"] = _image_names(particles, root)
     if len(with_groups) < len(particles):
         # STAR 3.0, alone or mixed with 3.1: the optics of every row are in the row, and are grouped from there.
-        full = _union([{**p.optics, **p.columns} for p in particles])
+        full = union_of([{**p.optics, **p.columns} for p in particles])
         full.pop("rlnOpticsGroupName", None)
         if "rlnImageName" in rows:
             full["rlnImageName"] = rows["rlnImageName"]
@@ -41,15 +41,15 @@ def particle_tables(
         if number > len(groups):
             groups.append(particle)
         assigned.append(str(number))
-    optics = _union([group.optics for group in groups])
+    optics = union_of([group.optics for group in groups])
     if "rlnOpticsGroupName" in optics:
-        optics["rlnOpticsGroupName"] = _distinct(optics["rlnOpticsGroupName"])
+        optics["rlnOpticsGroupName"] = distinct(optics["rlnOpticsGroupName"])
     optics["rlnOpticsGroup"] = [str(number) for number in range(1, len(groups) + 1)]
     rows["rlnOpticsGroup"] = assigned
     return optics, rows
 
 
-def _union(rows: Sequence[Mapping[str, str]]) -> Columns:
+def union_of(rows: Sequence[Mapping[str, str]]) -> Columns:
     """Columns of all labels in order of appearance; 0 or None, as RELION has it, where a row lacks a label."""
     labels: dict[str, str] = {}
     for row in rows:
@@ -58,7 +58,7 @@ def _union(rows: Sequence[Mapping[str, str]]) -> Columns:
     return {label: [row.get(label, missing) for row in rows] for label, missing in labels.items()}
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Names with a number behind those that came before: RELION wants optics groups named apart."""
     taken: set[str] = set()
     result = []

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beamside.errors import InputError
-from beamside.formats.star import Columns, StarTable, finite_floats, is_unfinished, parse_star, read_bytes
+from beamside.formats.star import Columns, StarTable, finite_floats, read_growing_star
 from beamside.run.source import Record
+from beamside.sources.simple_table import read_tables
 from beamside.sources.stacks import Images, NotYetError, Places, find_images
 
 RESULT_LABELS = frozenset(
@@ -86,8 +88,8 @@ class Particle:
 class ParticleTable:
     """The new particles of one file, and what they share.
 
-    repeated: rows that name a particle again; outside: stacks that lie outside of the data root; unfinished: the
-    last line has no end yet, and was left out.
+    repeated: rows that name a particle again; inactive: particles that the file says are deselected; outside: stacks
+    that lie outside of the data root; unfinished: the last line has no end yet, and was left out.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class ParticleTable:
     has_ctf: bool
     records: list[Record]
     repeated: int
+    inactive: int
     stacks: tuple[Path, ...]
     outside: tuple[str, ...]
     unfinished: bool
@@ -109,24 +112,34 @@ def decode(record: Record) -> Particle:
     return Particle(stack, int(index), payload["columns"], payload["optics"])
 
 
-def read_particles(path: Path, root: Path, *, growing: bool = False, known: Container[str] = ()) -> ParticleTable:
-    """The particles of `path` whose keys are not in `known`; keys are relative to the data root `root`.
+@dataclass(frozen=True)
+class _Tables:
+    """What a file says, as blocks of STAR; lacking: rows without a CTF among others that have one, (n,) or None."""
 
-    growing: the file may still be appended to; see `read_star`.
+    blocks: Mapping[str, StarTable]
+    rows: StarTable
+    lacking: NDArray[np.bool_] | None = None
+    inactive: int = 0
+    unfinished: bool = False
+
+
+def read_particles(path: Path, root: Path, *, growing: bool = False, known: Container[str] = ()) -> ParticleTable:
+    """The particles of `path`, a STAR file or a SIMPLE project, whose keys are not in `known`.
+
+    Keys are relative to the data root `root`. growing: the file may still be appended to; see `read_growing_star`.
     Raises FormatError for a damaged file, NoParticlesError where there is no particle table, NotYetError where a
     stack is absent or too short, InputError for whatever else cannot be used; all name the file, and the row where
     one is at fault.
     """
-    raw = read_bytes(path)
-    tables = parse_star(raw, str(path), growing=growing)
-    rows = _particle_block(path, tables)
+    read = _simple_tables(path) if path.suffix == ".simple" else _star_tables(path, growing)
+    rows = read.rows
     if not len(rows):
         raise NotYetError("has a particle table without rows.", where=str(path), remedy="Write its particles.")
     images = find_images(rows.columns["rlnImageName"], Places(path, root), rows.place)
-    optics, group = _optics(path, tables, rows)
-    has_ctf = _check_numbers(rows, tables)
-    pixel_size_A, origin = _pixel_size(rows, tables.get("optics"), images)
-    records, repeated = _records(rows, images, optics, group, known)
+    optics, group = _optics(path, read.blocks, rows)
+    has_ctf = _check_numbers(rows, read.blocks)
+    pixel_size_A, origin = _pixel_size(rows, read.blocks.get("optics"), images)
+    records, repeated = _records(rows, images, optics, group, known, read.lacking)
     return ParticleTable(
         path=path,
         box_px=images.box_px,
@@ -135,10 +148,21 @@ def read_particles(path: Path, root: Path, *, growing: bool = False, known: Cont
         has_ctf=has_ctf,
         records=records,
         repeated=repeated,
+        inactive=read.inactive,
         stacks=tuple(info.path for info in images.stacks),
         outside=tuple(name for name in images.names if name.startswith("/")),
-        unfinished=is_unfinished(raw),
+        unfinished=read.unfinished,
     )
+
+
+def _star_tables(path: Path, growing: bool) -> _Tables:
+    blocks, unfinished = read_growing_star(path, growing=growing)
+    return _Tables(blocks, _particle_block(path, blocks), unfinished=unfinished)
+
+
+def _simple_tables(path: Path) -> _Tables:
+    found = read_tables(path)
+    return _Tables({"optics": found.optics}, found.particles, found.lacking, found.inactive)
 
 
 def _particle_block(path: Path, tables: Mapping[str, StarTable]) -> StarTable:
@@ -226,7 +250,12 @@ def _one_pixel_size(table: StarTable, sizes: Any, label: str) -> float:
 
 
 def _records(
-    rows: StarTable, images: Images, optics: list[str], group: list[int], known: Container[str]
+    rows: StarTable,
+    images: Images,
+    optics: list[str],
+    group: list[int],
+    known: Container[str],
+    lacking: NDArray[np.bool_] | None,
 ) -> tuple[list[Record], int]:
     """Records of particles not in `known`, in the order of the file, and how often a row repeated an earlier one."""
     kept: Columns = {label: values for label, values in rows.columns.items() if label not in RESULT_LABELS}
@@ -238,7 +267,10 @@ def _records(
         if key in records:
             repeated += 1
         elif key not in known:
-            text = dumps(dict(zip(labels, values, strict=True)))
+            spelled = dict(zip(labels, values, strict=True))
+            if lacking is not None and lacking[row]:
+                spelled = {label: value for label, value in spelled.items() if label not in CTF_LABELS.values()}
+            text = dumps(spelled)
             records[key] = Record(key, f'{{"optics":{optics[group[row]]},"columns":{text}}}')
     return list(records.values()), repeated
 

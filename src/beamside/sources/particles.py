@@ -10,8 +10,9 @@ from pathlib import Path
 
 from beamside.errors import BeamsideError, InputError
 from beamside.run.engine import Batch, Header
-from beamside.run.guard import Finding, Severity
+from beamside.run.guard import Finding, Guard
 from beamside.run.source import Record
+from beamside.sources.guards import INACTIVE, OTHER, OUTSIDE, PIXEL_SIZE, READABLE, REPEATED, RESULTS, SETTLED
 from beamside.sources.particle_batch import OpticsGroups, make_batch
 from beamside.sources.particle_table import PIXEL_TOLERANCE, NoParticlesError, ParticleTable, read_particles
 from beamside.sources.settling import Settling, Signature, walk
@@ -63,40 +64,29 @@ class _Particles:
         return table.records
 
     def _note(self, table: ParticleTable) -> None:
+        path = table.path
         if table.outside:
+            first = table.outside[0]
             self._say(
-                "input.outside",
-                Severity.NOTE,
-                f"{table.path} names {len(table.outside)} stacks outside of {self.root}, the first {table.outside[0]}.",
-                "Keep those files in place; a result refers to them by absolute path.",
-                about=table.path,
+                OUTSIDE, f"{path} names {len(table.outside)} stacks outside of {self.root}, the first {first}.", path
             )
         if table.repeated:
-            self._say(
-                "input.repeated",
-                Severity.NOTE,
-                f"{table.path} names {table.repeated} particles more than once.",
-                "Each is used once.",
-                about=table.path,
-            )
+            self._say(REPEATED, f"{path} names {table.repeated} particles more than once.", path)
+        if table.inactive:
+            self._say(INACTIVE, f"{path} marks {table.inactive} particles as deselected (state 0).", path)
         if table.pixel_size_from.startswith("the header"):
-            self._say(
-                "input.pixel-size",
-                Severity.NOTE,
-                f"{table.path} gives no pixel size; {table.pixel_size_A:g} A is taken from {table.pixel_size_from}.",
-                "Add rlnImagePixelSize if that is wrong.",
-                about=table.path,
-            )
+            taken = f"{table.pixel_size_A:g} A is taken from {table.pixel_size_from}"
+            self._say(PIXEL_SIZE, f"{path} gives no pixel size; {taken}.", path)
 
-    def _say(self, guard: str, severity: Severity, saw: str, remedy: str, *, about: Path) -> None:
+    def _say(self, guard: Guard, saw: str, about: Path) -> None:
         """A finding, once for each text."""
-        if (guard, saw) not in self._noted:
-            self._noted.add((guard, saw))
-            self._findings.append(Finding(guard, severity, saw, remedy, {"file": str(about)}))
+        if (guard.name, saw) not in self._noted:
+            self._noted.add((guard.name, saw))
+            self._findings.append(guard.finding(saw, file=str(about)))
 
 
 class ParticleFile(_Particles):
-    """All particles of one finished STAR file.
+    """All particles of one finished STAR file, or of a SIMPLE project.
 
     root: the data root, relative to which particles are named; the file's folder unless given.
     Whatever is wrong with the file is raised by `header` or `poll` as FormatError or InputError.
@@ -200,7 +190,7 @@ class ParticleFolder(_Particles):
         if now is None or now == file.done or not self._settling.settled(path) or self.clock() < file.retry_at:
             return []
         if _RESULT_FILE.fullmatch(path.name):
-            self._say("input.results", Severity.NOTE, f"{path} is the result of a run.", "It is ignored.", about=path)
+            self._say(RESULTS, f"{path} is the result of a run.", path)
             file.done = now
             return []
         return self._read(path, file, now)
@@ -215,11 +205,11 @@ class ParticleFolder(_Particles):
             self._wait(path, file, error, begun)
             return []
         except NoParticlesError as error:
-            self._say("input.other", Severity.NOTE, error.paragraph(), "It is ignored.", about=path)
+            self._say(OTHER, error.paragraph(), path)
             file.done = now
             return []
         except BeamsideError as error:
-            self._say("table.readable", Severity.SUSPECT, f"{error} The file is set aside.", "", about=path)
+            self._say(READABLE, f"{error} The file is set aside.", path)
             file.done, file.fault = now, error
             return []
         self._used_stacks.update(table.stacks)
@@ -245,9 +235,9 @@ class ParticleFolder(_Particles):
         if file.waiting_for != error.what:
             file.waiting_for, file.waiting_since = error.what, now
         if not self.watch and file.fault:
-            self._say("table.readable", Severity.SUSPECT, f"{error} The file is set aside.", "", about=path)
+            self._say(READABLE, f"{error} The file is set aside.", path)
         elif now - file.waiting_since >= self.patience_s:
-            self._say("input.settled", Severity.SUSPECT, f"{error} Its particles are waited for.", "", about=path)
+            self._say(SETTLED, f"{error} Its particles are waited for.", path)
 
     def _concluded(self, path: Path) -> bool:
         """Whether a file of an unwatched folder needs no further look."""

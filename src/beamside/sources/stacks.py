@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,9 @@ class Places:
         start = Path(os.path.abspath(self.table)).parent
         for base in (start, Path(os.path.abspath(self.root)), *start.parents):
             candidate = Path(os.path.normpath(base / text))
-            if candidate.is_file():
-                return candidate
+            with suppress(OSError):  # a name too long for the file system
+                if candidate.is_file():
+                    return candidate
         return None
 
     def name(self, stack: Path) -> str:
@@ -75,7 +77,7 @@ def find_images(image_names: Sequence[str], places: Places, place: Callable[[int
     Raises NotYetError for a stack that is absent or cut and for an image beyond the end of its stack, InputError for
     a name that is no image name and for boxes that are not square or not all the same.
     """
-    index, texts = _split(image_names, place)
+    index, texts = split_names(image_names, place)
     found: dict[str, int] = {}
     infos: dict[str, int] = {}
     stacks: list[MrcInfo] = []
@@ -83,10 +85,10 @@ def find_images(image_names: Sequence[str], places: Places, place: Callable[[int
     stack = np.empty(len(texts), dtype=np.int64)
     for row, text in enumerate(texts):
         if text not in found:
-            name, path = _locate(text, places, place, row)
+            name, path = locate(text, places, place, row)
             if name not in infos:
                 infos[name] = len(stacks)
-                stacks.append(_info(path, stacks[0] if stacks else None, place, row))
+                stacks.append(stack_info(path, stacks[0] if stacks else None, place, row))
                 names.append(name)
             found[text] = infos[name]
         stack[row] = found[text]
@@ -95,7 +97,7 @@ def find_images(image_names: Sequence[str], places: Places, place: Callable[[int
     if beyond.size:
         row = int(beyond[0])
         raise NotYetError(
-            f"names image {index[row]} of {names[stack[row]]}, which holds {held[row]}"
+            f"table.ranges: names image {index[row]} of {names[stack[row]]}, which holds {held[row]}"
             + (f" ({beyond.size} such rows)." if beyond.size > 1 else "."),
             where=place(row),
             remedy="The table and the stack do not belong together; write them again.",
@@ -103,7 +105,8 @@ def find_images(image_names: Sequence[str], places: Places, place: Callable[[int
     return Images(tuple(stacks), tuple(names), stack, index, stacks[0].shape[-1])
 
 
-def _split(image_names: Sequence[str], place: Callable[[int], str]) -> tuple[NDArray[np.int64], list[str]]:
+def split_names(image_names: Sequence[str], place: Callable[[int], str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Image numbers (n,) and stacks of `000017@stack.mrcs`; InputError names the row of one that is no image name."""
     index = np.ones(len(image_names), dtype=np.int64)
     texts: list[str] = []
     for row, text in enumerate(image_names):
@@ -117,7 +120,8 @@ def _split(image_names: Sequence[str], place: Callable[[int], str]) -> tuple[NDA
     return index, texts
 
 
-def _locate(text: str, places: Places, place: Callable[[int], str], row: int) -> tuple[str, Path]:
+def locate(text: str, places: Places, place: Callable[[int], str], row: int) -> tuple[str, Path]:
+    """The name of a stack under the data root, and its path; NotYetError where it is absent."""
     path = places.find(text)
     if path is None:
         raise NotYetError(
@@ -136,7 +140,8 @@ def _locate(text: str, places: Places, place: Callable[[int], str], row: int) ->
     return name, path
 
 
-def _info(path: Path, first: MrcInfo | None, place: Callable[[int], str], row: int) -> MrcInfo:
+def stack_info(path: Path, first: MrcInfo | None, place: Callable[[int], str], row: int) -> MrcInfo:
+    """The header of a stack of square boxes, as large as those of `first`."""
     try:
         info = read_info(path)
     except FormatError as error:

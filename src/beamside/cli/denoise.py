@@ -1,0 +1,352 @@
+"""`beamside denoise`: train a denoiser on pairs as they arrive; apply, evaluate, import and export models."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beamside.cli.durations import duration_s
+from beamside.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from beamside.denoise.options import DenoiseOptions
+    from beamside.run.engine import Batch, Header, Snapshot
+    from beamside.run.guard import Finding
+    from beamside.run.source import Record, Source
+
+HELP = "train a denoiser on the halves as they arrive; apply, evaluate, import, export"
+NETWORKS = ("fast", "quality", "seed3", "deep12")
+PAIRS = ("auto", "halves", "frames", "single")
+_ELSEWHERE = {
+    "apply": "denoise_apply",
+    "evaluate": "denoise_evaluate",
+    "import-weights": "denoise_weights",
+    "export": "denoise_weights",
+}
+"""Sub-verb -> the module of this package that does it."""
+_DEFAULT_MINUTES = 20.0
+_IDLE_CLOSE_S = 600.0
+_UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30}
+
+
+def memory_bytes(text: str) -> int:
+    """ "256MB", "1GB"; argparse's error otherwise."""
+    unit = _UNITS.get(text[-2:].lower())
+    try:
+        if unit is None:
+            raise ValueError
+        return round(float(text[:-2]) * unit)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 256MB or 1GB") from None
+
+
+def _minutes(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not found > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of minutes")
+    return found
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb and its sub-verbs."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _configure_train(actions.add_parser("train", help="learn from pairs with independent noise"))
+    for name in sorted(set(_ELSEWHERE.values())):
+        importlib.import_module(f"beamside.cli.{name}").configure(actions)
+
+
+def _configure_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "inputs",
+        metavar="INPUTS",
+        type=Path,
+        nargs="+",
+        help="folders or files: halves (NAME_EVN.mrc, NAME_ODD.mrc), movies, patches, a STAR or CSV list of pairs",
+    )
+    add(
+        "run_dir",
+        metavar="RUN",
+        type=Path,
+        help="run directory to create: progress, snapshots, result/model.safetensors",
+    )
+    add("--pairs", choices=PAIRS, default="auto", help="what makes a pair: given halves, or a movie's frames (auto)")
+    add("--gain", metavar="FILE", type=Path, default=None, help="gain reference of the movies")
+    add("--patch-size", metavar="PX", type=int, default=64, help="side of headerless patches (64)")
+    add("--network", choices=NETWORKS, default="fast", help="fast (default), quality, or the ancestors' layers")
+    add("--watch", action="store_true", help="the folders grow: train on what arrives")
+    add(
+        "--settle",
+        type=duration_s,
+        default=None,
+        metavar="TIME",
+        help="with --watch: unchanged that long is complete (5s)",
+    )
+    add(
+        "--idle-close",
+        type=duration_s,
+        default=None,
+        metavar="TIME",
+        help="with --watch: close after this long without micrographs (10m)",
+    )
+    add(
+        "--max-minutes",
+        type=_minutes,
+        default=None,
+        metavar="N",
+        help="end after about this long (20; with --watch: when the session ends)",
+    )
+    add("--steps", type=int, default=None, metavar="N", help="train for exactly N optimiser steps instead")
+    add(
+        "--memory",
+        type=memory_bytes,
+        default=256 * 2**20,
+        metavar="SIZE",
+        help="for pixels, beside the network (256MB)",
+    )
+    add("--init", default=None, metavar="MODEL|prior|none", help="begin with a model (prior, where there is one)")
+    add("--learning-rate", type=float, default=None, metavar="R", help="of AdamW after warm-up (set by --init)")
+    add("--crop", type=int, default=128, metavar="PX", help="side of training crops (128)")
+    add("--batch", type=int, default=8, metavar="N", help="crops of an optimiser step (8)")
+    add("--detail", type=float, default=4.0, metavar="W", help="weight of detail under 16 px in the loss; 0: plain (4)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
+    add("--quiet", action="store_true", help="print findings and the last line only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the sub-verb says."""
+    if args.action != "train":
+        module = importlib.import_module(f"beamside.cli.{_ELSEWHERE[args.action]}")
+        status: int = module.run(args)
+        return status
+    return _train(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    """Begin a run.
+
+    Raises:
+        OptionError: options that contradict each other.
+        InputError: the micrographs cannot be used.
+    """
+    if not args.watch and (args.idle_close is not None or args.settle is not None):
+        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    if args.steps is not None and args.max_minutes is not None:
+        raise OptionError("--steps and --max-minutes exclude each other.", remedy="Give one of them.")
+    if args.watch and not any(path.is_dir() for path in args.inputs):
+        raise InputError("--watch needs a folder.", where=str(args.inputs[0]), remedy="Name the folder that grows.")
+    if args.gain is not None and not args.gain.is_file():
+        raise InputError("there is no such file.", where=str(args.gain), remedy="Check the spelling.")
+    _prepare_process()
+    from beamside.denoise.engine import Denoiser
+    from beamside.run import session, store
+    from beamside.run.start import Fresh
+
+    initial = first_model(args.init, args.network)
+    options = _options(args, initial)
+    minutes = args.max_minutes
+    if minutes is None and args.steps is None and not args.watch:
+        minutes = _DEFAULT_MINUTES
+    values = options.to_json() | {
+        "inputs": [str(path.resolve()) for path in args.inputs],
+        "pairs": args.pairs,
+        "gain": None if args.gain is None else str(args.gain.resolve()),
+        "patch_px": args.patch_size,
+        "watch": args.watch,
+        "settle_s": args.settle or 5.0,
+        "idle_close_s": (args.idle_close or _IDLE_CLOSE_S) if args.watch else None,
+        "max_minutes": minutes,
+        "init": None if initial is None else str(initial.resolve()),
+        "quiet": args.quiet,
+    }
+    described = [*args.inputs, *(path for path in (args.gain, initial) if path is not None)]
+    manifest = store.manifest("denoise", values, seed=args.seed, inputs=described)
+    with session.new_run(args.run_dir, manifest) as held:
+        return _go(Fresh(Denoiser, options), held, values, None, args.run_dir, 0.0)
+
+
+def resume(run_dir: Path) -> int:
+    """Go on with a run that `denoise train` began."""
+    _prepare_process()
+    from beamside.denoise.engine import Denoiser
+    from beamside.denoise.options import DenoiseOptions
+    from beamside.run import session
+    from beamside.run.start import Resume
+
+    with session.existing_run(run_dir) as held:
+        values = held.store.manifest["options"]
+        initial = None if values["init"] is None else _unchanged(Path(values["init"]), held.store.manifest["inputs"])
+        options = DenoiseOptions.from_json(values, initial)
+        used_s = _used_s(held)
+        return _go(Resume(Denoiser, options), held, values, held.ledger.header(), run_dir, used_s)
+
+
+def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path, used_s: float) -> int:
+    from beamside.cli.progress import TerminalProgress
+    from beamside.denoise.export import MODEL, write_models
+    from beamside.run import loop
+
+    reporter = TerminalProgress(quiet=values["quiet"], unit="micrographs")
+    try:
+        outcome = loop.run(
+            start,
+            _source(values, header, used_s),
+            held.ledger,
+            held.store,
+            exporter=_export,
+            pictures=write_models,
+            reporter=reporter,
+            idle_close_s=values["idle_close_s"],
+        )
+    finally:
+        reporter.close()
+    print(outcome.sentence)
+    model = run_dir / "result" / MODEL
+    if outcome.exit_code == 0:
+        print(f"Model: {model}" if model.is_file() else "No model has passed the gate; see the findings above.")
+    return outcome.exit_code
+
+
+def _export(snapshot: Snapshot, records: Sequence[Record], folder: Path) -> None:
+    from beamside.denoise.export import write_models
+
+    write_models(snapshot, folder)
+
+
+def _source(values: dict[str, Any], header: Header | None, used_s: float) -> Source:
+    from beamside.denoise.training import COOL_SHARE
+    from beamside.sources.micrographs import MicrographSource
+
+    source = MicrographSource(
+        [Path(path) for path in values["inputs"]],
+        pairs=values["pairs"],
+        watch=values["watch"],
+        gain=None if values["gain"] is None else Path(values["gain"]),
+        patch_px=values["patch_px"],
+        settle_s=values["settle_s"],
+        header=header,
+    )
+    if values["max_minutes"] is None:
+        return source
+    return TimedSource(source, values["max_minutes"] * 60 * (1 - COOL_SHARE) - used_s)
+
+
+class TimedSource:
+    """A source that counts as open until a time has passed, so that training goes on, and as exhausted afterwards.
+
+    When that was is in the ledger, so a run that is killed later closes at the same step.
+    """
+
+    def __init__(self, source: Source, seconds: float) -> None:
+        import time
+
+        self._source, self._clock = source, time.monotonic
+        self._ends = self._clock() + seconds
+
+    def header(self) -> Header | None:
+        """The inner source's."""
+        return self._source.header()
+
+    def poll(self) -> Sequence[Record]:
+        """The inner source's records; none once it is exhausted."""
+        return [] if self._source.exhausted() else self._source.poll()
+
+    def exhausted(self) -> bool:
+        """True when the time is over, or at once where the inner source has nothing at all."""
+        empty = self._source.exhausted() and self._source.header() is None
+        return empty or self._clock() >= self._ends
+
+    def findings(self) -> Sequence[Finding]:
+        """The inner source's."""
+        return self._source.findings()
+
+    def batch(self, records: Sequence[Record]) -> Batch:
+        """The inner source's."""
+        return self._source.batch(records)
+
+
+def _used_s(held: Any) -> float:
+    """How long the run has been at work: from its begin to its newest checkpoint."""
+    from datetime import datetime
+
+    begun = next((event for event in held.ledger.events() if event.kind == "begun"), None)
+    kept = sorted(held.store.checkpoints.glob("*"), key=lambda path: path.stat().st_mtime)
+    if begun is None or not kept:
+        return 0.0
+    newest_s: float = kept[-1].stat().st_mtime
+    return max(0.0, newest_s - datetime.fromisoformat(begun.time).timestamp())
+
+
+def first_model(named: str | None, network: str) -> Path | None:
+    """The model that --init names; by default the shipped prior of this network, where there is one.
+
+    Raises:
+        InputError: the model or the prior is absent.
+    """
+    from beamside.denoise.export import find_model
+
+    if named == "none":
+        return None
+    if named not in (None, "prior"):
+        return find_model(Path(str(named)))
+    from beamside import denoise
+
+    path = Path(str(denoise.__file__)).parent / "priors" / f"{network}.safetensors"
+    if path.is_file():
+        return path
+    if named == "prior":
+        raise InputError(
+            f"no prior of the network {network} ships with this version.",
+            where="--init prior",
+            remedy="Give --init none, or another network.",
+        )
+    return None
+
+
+def _unchanged(path: Path, described: Sequence[dict[str, Any]]) -> bytes:
+    """The bytes of the first model, which must still be those that the run began with."""
+    import hashlib
+
+    data = path.read_bytes() if path.is_file() else b""
+    sums = {entry.get("sha256") for entry in described}
+    if hashlib.sha256(data).hexdigest() not in sums:
+        raise InputError(
+            "is not the model that this run began with.",
+            where=str(path),
+            remedy="Restore that file, or start a new run.",
+        )
+    return data
+
+
+def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:
+    from beamside.denoise.options import DenoiseOptions, default_rate
+
+    rate = args.learning_rate
+    return DenoiseOptions(
+        network=args.network,
+        steps=args.steps,
+        memory_bytes=args.memory,
+        crop_px=args.crop,
+        batch=args.batch,
+        detail=args.detail,
+        learning_rate=default_rate(args.network, warm=initial is not None) if rate is None else rate,
+        seed=args.seed,
+        device=args.device,
+        threads=args.threads,
+        initial=None if initial is None else initial.read_bytes(),
+    )
+
+
+def _prepare_process() -> None:
+    # Idle OpenMP threads that spin take the processor from the loader; this must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")

@@ -1,0 +1,401 @@
+"""`beamside denoise apply`: micrographs through a model, from files or as they arrive."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beamside.cli.durations import duration_s
+from beamside.errors import FormatError, InputError, OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from beamside.denoise.normalise import Scale
+    from beamside.sources.settling import Signature
+
+_POLL_S = 0.5
+_IDLE_CLOSE_S, _SETTLE_S = 600.0, 3.0
+_SUM_NAMES = ("", "_full", "_sum")
+"""What a sum may be called beside its halves NAME_even and NAME_odd."""
+_REFUSED = 2
+
+
+def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the action with its options."""
+    parser = actions.add_parser(
+        "apply",
+        help="denoise micrographs (MRC or TIFF sums, or half sums), at once or as they arrive",
+        description="Denoise micrographs. Each becomes an MRC file of the same name in OUT, in the same units.",
+    )
+    add = parser.add_argument
+    add("micrographs", nargs="+", type=Path, metavar="MICROGRAPHS", help="files, or folders of them")
+    add("out", type=Path, metavar="OUT", help="folder for the denoised micrographs")
+    add("--model", required=True, metavar="RUN|FILE|prior", help="a training run, a model file, or the one built in")
+    add("--watch", action="store_true", help="go on with what arrives; what OUT holds already is left alone")
+    add("--idle-close", type=duration_s, metavar="TIME", help="with --watch: end after this long without any (10m)")
+    add("--settle", type=duration_s, metavar="TIME", help="with --watch: complete once unchanged for this long (3s)")
+    add("--tile", type=int, metavar="PX", help="side of a tile; changes memory, not the result (what memory allows)")
+    add("--threads", type=int, metavar="N", help="processor threads (all available)")
+    add("--device", default="auto", help="auto, cpu or cuda")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One micrograph: a sum, or two halves to be added; and where it goes."""
+
+    inputs: tuple[Path, ...]
+    output: Path
+
+
+def run(args: argparse.Namespace) -> int:
+    """Denoise; 0, or 2 when a micrograph had to be set aside.
+
+    Raises:
+        OptionError: options that contradict each other.
+        InputError: an input is absent, files.distinct, or nothing to denoise.
+    """
+    if not args.watch and (args.idle_close is not None or args.settle is not None):
+        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    for path in args.micrographs:
+        if not path.exists():
+            raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError("is a file.", where=str(args.out), remedy="Give a folder for the denoised micrographs.")
+    # Idle OpenMP threads that spin take the processor from others; this must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    worker = Worker(args)
+    if args.watch:
+        return _watch(args, worker)
+    jobs, alone = jobs_of(args.micrographs, args.out)
+    refuse_same_files(jobs)
+    if len(jobs) == 1:
+        worker.check(jobs[0])
+    if not worker.model.refresh():
+        raise InputError("has published no model yet.", where=args.model, remedy="Wait for one, or give --watch.")
+    worker.set_aside |= alone
+    return worker.all(jobs)
+
+
+def jobs_of(inputs: Sequence[Path], out: Path) -> tuple[list[Job], dict[Path, str]]:
+    """What there is to do, and the halves that lie alone. Halves beside their sum are left to it; without it added.
+
+    Raises:
+        InputError: two micrographs of one name.
+    """
+    from beamside.sources import pairing
+    from beamside.sources.settling import walk
+
+    paths: dict[Path, Path] = {}
+    for given in inputs:
+        found = walk(given, pairing.IMAGE_SUFFIXES, lambda names: "run.json" in names) if given.is_dir() else [given]
+        base = given if given.is_dir() else given.parent
+        paths |= {path: base for path in found if not (_inside(out, base) and _inside(path, out))}
+    jobs: dict[Path, Job] = {}
+    alone: dict[Path, str] = {}
+    for candidate in pairing.pair_up(paths):
+        # A half that was named itself, without the other, is denoised as any image.
+        first = candidate.first
+        relative = first.relative_to(paths[first])
+        name = pair_name(first) if candidate.second is not None else relative.stem
+        if _sum_of(first) is not None and first not in inputs:
+            continue
+        if candidate.missing and first not in inputs:
+            alone[first] = f"{first}: {candidate.missing} is missing. Give it, or name this file itself."
+            continue
+        output = out / relative.parent / f"{name}.mrc"
+        if output in jobs:
+            raise InputError(
+                f"and {jobs[output].inputs[0]} would both become {output}.",
+                where=str(first),
+                remedy="Denoise them into two folders.",
+            )
+        jobs[output] = Job(candidate.files, output)
+    return list(jobs.values()), alone
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def pair_name(half: Path) -> str:
+    """NAME of NAME_even.mrc."""
+    from beamside.sources.pairing import half_of
+
+    named = half_of(half)
+    return half.stem if named is None else Path(named[0]).stem
+
+
+def _sum_of(half: Path) -> Path | None:
+    """The sum that lies beside a half."""
+    from beamside.sources.pairing import half_of
+
+    if half_of(half) is None:
+        return None
+    beside = (half.with_name(f"{pair_name(half)}{ending}{half.suffix}") for ending in _SUM_NAMES)
+    return next((path for path in beside if path.exists()), None)
+
+
+def refuse_same_files(jobs: Sequence[Job]) -> None:
+    """files.distinct: no output is an input, by whatever name.
+
+    Raises:
+        InputError: the same path, a symbolic or a hard link.
+    """
+    inputs = {}
+    for job in jobs:
+        for path in job.inputs:
+            there = path.stat()
+            inputs[there.st_dev, there.st_ino] = path
+    for job in jobs:
+        if job.output.exists():
+            there = job.output.stat()
+            same = inputs.get((there.st_dev, there.st_ino))
+            if same is not None:
+                raise InputError(
+                    f"files.distinct: is the same file as {same}; writing it would destroy the input.",
+                    where=str(job.output),
+                    remedy="Give another folder for the denoised micrographs.",
+                )
+
+
+def use_threads(threads: int | None) -> None:
+    """Give torch what --threads says, by default every processor that this process may use."""
+    import torch
+
+    from beamside.compute.lanes import available_threads
+
+    if threads is not None and threads < 1:
+        raise OptionError("--threads must be at least 1.", remedy="Leave it out for all processors.")
+    torch.set_num_threads(available_threads(threads))
+
+
+def device_of(named: str) -> str:
+    """What --device means here."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if named not in ("auto", "cpu") and not (named.startswith("cuda") and cuda):
+        raise OptionError(f"--device {named} is not available here.", remedy="Give auto or cpu.")
+    return ("cuda" if cuda else "cpu") if named == "auto" else named
+
+
+class Model:
+    """The network that --model names; of a run, always the newest that it has published."""
+
+    def __init__(self, named: str) -> None:
+        from beamside.denoise.prior import PRIOR
+
+        self._path = PRIOR if named == "prior" else Path(named)
+        if not self._path.exists():
+            raise InputError("there is no such model or run.", where=named, remedy="Name a run, a file, or 'prior'.")
+        self._read: tuple[Path, Signature | None] | None = None
+        self.network: Any = None
+        self.card: Any = None
+
+    def refresh(self) -> bool:
+        """Read the model unless it is read already; False while a run has published none."""
+        from beamside.denoise.export import find_model, read_model
+        from beamside.sources.settling import signature
+
+        try:
+            found = find_model(self._path)
+        except InputError:
+            if not (self._path / "run.json").exists():
+                raise
+            return False
+        state = found, signature(found)
+        if state != self._read:
+            self.network, self.card = read_model(found)
+            self._read = state
+        return True
+
+    def own_units(self, scale: Scale) -> Scale:
+        """The scale in the units of imported weights, which are not those of our own networks."""
+        from beamside.denoise.ancestor import in_own_units
+
+        return in_own_units(scale, self.card.provenance.get("input_units", (1.0, 0.0)))
+
+
+class Worker:
+    """Denoises jobs one after the other and says how far it is.
+
+    set_aside: output -> why it was not written.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        use_threads(args.threads)
+        self.device = device_of(args.device)
+        self.tile_px = args.tile
+        self.model = Model(args.model)
+        self.set_aside: dict[Path, str] = {}
+        self.done = 0
+        self._warned: set[str] = set()
+
+    def check(self, job: Job) -> None:
+        """Raises FormatError or InputError for what cannot be denoised."""
+        for path in job.inputs:
+            refuse_movie(path)
+
+    def all(self, jobs: Sequence[Job]) -> int:
+        """Every job; the exit status."""
+        if not jobs:
+            raise InputError("hold no micrographs.", where="MICROGRAPHS", remedy="Give MRC or TIFF images.")
+        begun = time.monotonic()
+        for number, job in enumerate(jobs):
+            self.one(job, _Line(number, len(jobs), begun))
+        return self.summary()
+
+    def summary(self) -> int:
+        """Print the last line; 2 when something was set aside."""
+        for text in self.set_aside.values():
+            print(f"beamside: {text}", file=sys.stderr)
+        print(f"{self.done} micrographs denoised, {len(self.set_aside)} set aside")
+        return _REFUSED if self.set_aside else 0
+
+    def one(self, job: Job, line: Callable[[str, int, int], None]) -> None:
+        """One micrograph; what cannot be read is set aside."""
+        name = job.inputs[0].name
+        try:
+            self.check(job)
+            image, scale = self._read(job)
+        except (FormatError, InputError) as error:
+            self.set_aside[job.output] = error.paragraph()
+            return
+        self.set_aside.pop(job.output, None)
+        self._warn_pixel_size(job.inputs[0])
+        from beamside.denoise.tiling import denoise
+
+        result = denoise(
+            self.model.network,
+            image,
+            scale=scale,
+            tile_px=self.tile_px,
+            device=self.device,
+            on_tile=lambda done, count: line(name, done, count),
+        )
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        _write(job.output, result, job.inputs[0])
+        self.done += 1
+
+    def _read(self, job: Job) -> tuple[NDArray[np.float32], Scale]:
+        """The sum and its scale; pixels that are not finite are named."""
+        import numpy as np
+
+        from beamside.denoise.tiling import halves_scale, sum_scale
+
+        images = [read_image(path) for path in job.inputs]
+        where, pairs = str(job.inputs[0]), self.model.card.pairs
+        if len({image.shape for image in images}) > 1:
+            raise InputError(
+                f"pairs.match: is {images[0].shape[1]} x {images[0].shape[0]} px, {job.inputs[1].name} "
+                f"{images[1].shape[1]} x {images[1].shape[0]}.",
+                where=where,
+                remedy="Export this pair again.",
+            )
+        image = images[0] if len(images) == 1 else images[0] + images[1]
+        by_halves = len(images) == 2 and pairs != "single"
+        scale = halves_scale(*images, where=where) if by_halves else sum_scale(image, pairs, where=where)
+        scale = self.model.own_units(scale)
+        missing = image.size - int(np.count_nonzero(np.isfinite(image)))
+        if missing:
+            print(
+                f"beamside: input.finite: {where}: {missing} pixels are not finite; they count as the mean.",
+                file=sys.stderr,
+            )
+        return image, scale
+
+    def _warn_pixel_size(self, path: Path) -> None:
+        """Say once when a model was trained at a magnification far from this one."""
+        from beamside.sources.movies import image_info
+
+        trained_A, here_A = self.model.card.pixel_size_A, image_info(path).pixel_size_A
+        if not trained_A or not here_A or 0.8 < here_A / trained_A < 1.25:
+            return
+        text = f"beamside: the model was trained at {trained_A:g} A a pixel; {path.name} has {here_A:g} A."
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"{text} Its result may be worse than it could be.", file=sys.stderr)
+
+
+class _Line:
+    """How far the work is, on one moving line of a terminal, or a line for each micrograph in a log."""
+
+    def __init__(self, number: int, count: int, begun: float) -> None:
+        self.number, self.count, self.begun = number, count, begun
+
+    def __call__(self, name: str, done: int, tiles: int) -> None:
+        share = (self.number + done / tiles) / self.count
+        left = round((time.monotonic() - self.begun) * (1 - share) / share)
+        text = f"{self.number + 1} of {self.count}  {name}  {100 * share:.0f} %, ETA {left // 60}:{left % 60:02d}"
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
+        elif done == tiles:
+            print(text, file=sys.stderr, flush=True)
+
+
+def read_image(path: Path) -> NDArray[np.float32]:
+    """The one image of an MRC or TIFF file, (H, W) float32."""
+    from beamside.sources.movies import read_frames
+
+    return next(iter(read_frames(path)))
+
+
+def refuse_movie(path: Path) -> None:
+    """InputError for a file of several images."""
+    from beamside.sources.movies import image_info
+
+    info = image_info(path)
+    if info.frames != 1:
+        raise InputError(
+            f"holds {info.frames} images of {info.width_px} x {info.height_px} px: it is a movie, stack or volume.",
+            where=str(path),
+            remedy="Denoise the sum of a movie, one image a file.",
+        )
+
+
+def _write(output: Path, image: NDArray[np.float32], source: Path) -> None:
+    """With the header of an MRC source, or with the pixel size of a TIFF."""
+    from beamside.formats.mrc import write_stack
+    from beamside.formats.mrc_like import write_like
+    from beamside.sources.movies import image_info
+
+    if source.suffix in (".mrc", ".mrcs"):
+        write_like(output, image, source, "beamside denoise")
+    else:
+        write_stack(output, image[None], image_info(source).pixel_size_A)
+
+
+def _watch(args: argparse.Namespace, worker: Worker) -> int:
+    """Denoise what has settled, until nothing has come for --idle-close."""
+    from beamside.sources.settling import Settling
+
+    settling = Settling(args.settle or _SETTLE_S, time.monotonic)
+    idle_close_s = args.idle_close or _IDLE_CLOSE_S
+    done: dict[Path, tuple[Signature | None, ...]] = {}
+    looked: dict[Path, tuple[Signature | None, ...]] = {}
+    last = time.monotonic()
+    while time.monotonic() - last < idle_close_s:
+        jobs, alone = jobs_of(args.micrographs, args.out)
+        open_jobs = [job for job in jobs if job.output in done or not job.output.exists()]
+        for job in open_jobs:
+            state = tuple(settling.look(path) for path in job.inputs)
+            if looked.get(job.output) != state:
+                looked[job.output], last = state, time.monotonic()
+            settled = all([settling.settled(path) for path in job.inputs])
+            if done.get(job.output) == state or not settled or not worker.model.refresh():
+                continue
+            refuse_same_files([job])
+            worker.one(job, _Line(worker.done, worker.done + 1, time.monotonic()))
+            done[job.output], last = state, time.monotonic()
+        time.sleep(_POLL_S)
+    waiting = [job for job in open_jobs if job.output not in done]
+    worker.set_aside |= alone | {job.output: f"{job.inputs[0]}: no model came in time." for job in waiting}
+    return worker.summary()

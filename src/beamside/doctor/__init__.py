@@ -1,0 +1,1 @@
+"""Particle sets and runs looked at, joined, chosen from and checked, outside of any run."""

@@ -1,0 +1,54 @@
+"""The self-check passes on a sound installation, fails on a wrong one, and an engine that fails ends no other check."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from beamside.cli.main import main
+from beamside.doctor import check_classify, machine, selfcheck
+from beamside.doctor.selfcheck import Check
+from beamside.simulate.particles import Recipe, Session
+from beamside.simulate.volumes import load_volume
+
+
+def test_every_engine_passes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "CHECKS", {"classify": selfcheck.CHECKS["classify"]})
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "classify     passed: agreement of views within a class is 0." in said
+    assert "torch" in said and "free disk" in said and "CPU" in said
+
+
+def test_a_wrong_engine_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, broken = ModuleType("wrong"), ModuleType("broken")
+    wrong.check = lambda: Check("a share", 0.5, 0.62)  # type: ignore[attr-defined]
+    broken.check = lambda: 1 / 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wrong", wrong)
+    monkeypatch.setitem(sys.modules, "broken", broken)
+    monkeypatch.setattr(selfcheck, "CHECKS", {"one": "wrong", "two": "broken", "three": "wrong"})
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("FAILED") == 3 and "failed with ZeroDivisionError" in said
+    assert not Check("", float("nan"), 0.0).passed
+
+
+def test_agreement_tells_views_apart() -> None:
+    volume, _ = load_volume("walk", 16, 8.0, 0.0)
+    made = Session(volume, Recipe(16, 8.0, 2000, seed=2))
+    chance = np.random.default_rng(0).integers(1, 13, 2000)
+    assert check_classify.view_agreement(made, chance) == pytest.approx(0.5, abs=0.02)
+    by_tilt = (np.abs(np.cos(np.deg2rad(made.truth.tilt_deg))) > 0.9).astype(np.int64)
+    assert check_classify.view_agreement(made, by_tilt) > 0.85
+    assert np.isnan(check_classify.view_agreement(made, np.zeros(2000, dtype=np.int64)))
+
+
+def test_a_full_disk_and_an_absent_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 2**20)
+    assert main(["doctor", "--no-check"]) == 1
+    assert "too little" in capsys.readouterr().out
+    assert main(["doctor", "--no-check", "--folder", "/no/such"]) == 2
+    assert "no such folder" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""Gauntlet rows 43 to 47, which no engine may get wrong; shown on the classification."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beamside.formats.mrc import read_map, write_stack
+from beamside.run import atomic
+from beamside.run.ledger import Ledger
+from beamside.run.store import Store
+from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_row_43_nan_in_an_image_sets_it_aside(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    pixels, _ = read_map(star.with_suffix(".mrcs"))
+    pixels[7, 3, 3], pixels[11, 0, 0], pixels[20] = np.nan, np.inf, 1.5
+    write_stack(star.with_suffix(".mrcs"), pixels, 8.0)
+    ran = run(capsys, star, tmp_path / "run")
+    assert ran.status == 0
+    (sentence,) = ran.named("input.finite")
+    names = ", ".join(f"{i + 1:06d}@particles.mrcs" for i in (7, 11, 20))
+    assert f"3 images are not finite or all one value and were set aside: {names}." in sentence
+    assert "Extract these particles again" in ran.said
+    averages = [path for path in (ran.folder / "result").glob("*classes.mrcs")]
+    assert np.isfinite(read_map(averages[0])[0]).all()
+
+
+def test_row_44_a_file_that_is_still_being_written_is_waited_for(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The stack grows in pieces while the run watches, and the table appears before it is whole."""
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    whole, table = star.with_suffix(".mrcs").read_bytes(), star.read_bytes()
+
+    def microscope() -> None:
+        for share in (0.3, 0.6, 1.0):
+            (folder / "particles.mrcs").write_bytes(whole[: int(share * len(whole))])
+            (folder / "particles.star").write_bytes(table[: int((0.4 + 0.6 * share) * len(table))])
+            time.sleep(0.7)
+
+    writer = threading.Thread(target=microscope)
+    writer.start()
+    ran = run(capsys, folder, tmp_path / "run", "--watch", "--idle-close", "3s", "--settle", "0.5s")
+    writer.join()
+    assert ran.status == 0 and ran.findings == []
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.items() == ledger.in_batches() == 240, "never a partial item"
+    whole_run = run(capsys, star, tmp_path / "whole")
+    assert whole_run.status == 0 and result_bytes(ran.folder) == result_bytes(whole_run.folder)
+
+
+def test_row_45_a_chunk_that_reads_as_zeros_is_refused(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    """files.checksum: a checkpoint with a hole is not taken; the one before it is, and the result is the same."""
+    assert run(capsys, star, tmp_path / "run", "--first-batch", "120").status == 0
+    before = result_bytes(tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "state.safetensors"
+    raw = bytearray(newest.read_bytes())
+    middle = len(raw) // 2
+    assert any(raw[middle : middle + 4096])
+    raw[middle : middle + 4096] = bytes(4096)
+    newest.write_bytes(bytes(raw))
+    found, damaged = Store(tmp_path / "run").newest_valid_checkpoint()
+    assert found is not None and found.step < int(newest.parent.name)
+    assert "does not agree with its checksum" in damaged[0] and "An older one is used." in damaged[0]
+    atomic.remove(tmp_path / "run" / "result")
+    from beamside.cli.main import main
+
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    assert result_bytes(tmp_path / "run") == before
+
+
+def test_row_46_two_processes_in_one_directory(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    """run.lock, through the command line: the second exits within a second of its start and names the holder."""
+    folder = tmp_path / "run"
+    args = ["classify", str(star.parent), str(folder), "--classes", "4", *FAST, *ALWAYS]
+    command = [sys.executable, "-m", "beamside", *args, "--watch", "--idle-close", "1h", "--settle", "0.2s"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            deadline = time.monotonic() + 60
+            while not (folder / "ledger.sqlite").exists():
+                assert time.monotonic() < deadline and first.poll() is None
+                time.sleep(0.05)
+            from beamside.cli.main import main
+
+            assert main(["resume", str(folder)]) == 2
+            assert f"the run is held by process {first.pid} on " in (said := capsys.readouterr().err)
+            assert "end it with 'beamside stop'" in said
+            second = subprocess.run([*command[:3], "resume", str(folder)], capture_output=True, text=True, timeout=60)
+            assert second.returncode == 2 and f"held by process {first.pid}" in second.stderr
+        finally:
+            first.kill()
+    assert main(["status", str(folder)]) == 0
+    assert "killed; 'beamside resume' goes on with it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_row_47_unsigned_16_bit_stays_unsigned(star: Path, tmp_path: Path, capsys: Capture, order: str) -> None:
+    """The same counts as mode 6 and as float32 give the same run, bit for bit; wrapped ones would not."""
+    pixels, _ = read_map(star.with_suffix(".mrcs"))
+    low, high = float(pixels.min()), float(pixels.max())
+    counts = np.rint((pixels - low) / (high - low) * 65535).astype(np.uint16)
+    assert (counts > 32767).any()
+    results = []
+    for name, stored in (("float", counts.astype(np.float32)), ("unsigned", counts)):
+        write_stack(star.with_suffix(".mrcs"), stored, 8.0)
+        if name == "unsigned" and order == ">":
+            big_endian(star.with_suffix(".mrcs"), counts)
+        assert run(capsys, star, tmp_path / name).status == 0
+        results.append(result_bytes(tmp_path / name))
+    assert results[0] == results[1]
+
+
+def big_endian(path: Path, counts: np.ndarray) -> None:
+    """The file again with every word turned."""
+    raw = bytearray(path.read_bytes()[:1024])
+    words = np.frombuffer(bytes(raw), dtype="<u4").astype(">u4").tobytes()
+    head = bytearray(words)
+    head[104:108], head[208:212] = raw[104:108], raw[208:212]
+    head[212:216] = b"\x11\x11\0\0"
+    head[224:1024] = raw[224:1024]
+    path.write_bytes(bytes(head) + counts.astype(">u2").tobytes())
+    assert os.path.getsize(path) == 1024 + counts.nbytes
