@@ -1,0 +1,152 @@
+"""The gate: a model is published when a fresh process that read its bytes finds the same score, and the score is good.
+
+A score comes about three times: by the run itself, added up batch by batch (`evaluate`); by an independent pass over
+single examples with numpy alone (`independent`); and by that same pass in a fresh process that has nothing but the
+bytes of the model file (`in_fresh_process`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from beamside.denoise.held_out import Controls, Example
+from beamside.denoise.loss import Tally, mean_squared_error
+from beamside.denoise.networks import Network
+
+AGREEMENT = 1e-6
+"""Largest relative difference between two passes over the same examples."""
+BRIGHTNESS = 0.05
+"""Largest offset of the output's mean, in standard deviations of a half."""
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Score:
+    """Held-out figures. loss: mean squared error against the independent partner, in squared spreads of a half.
+
+    correlation: Pearson's, of output and partner. brightness: mean output less mean partner.
+    """
+
+    loss: float
+    correlation: float
+    brightness: float
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the fresh process found, or why it could not."""
+
+    score: Score | None
+    fault: str = ""
+
+
+@torch.inference_mode()
+def evaluate(network: Network, examples: Sequence[Example]) -> Score:
+    """Batch by batch over examples of one shape at a time, in float32 on the network's device, sums in float64."""
+    device = next(network.parameters()).device
+    tally, moments = Tally(), np.zeros(6)
+    for batch in _batches(examples):
+        x, y, w = (torch.from_numpy(array)[:, None].to(device) for array in batch)
+        output = network(x)
+        tally.add(output, y, w)
+        o, t, w = output.double(), y.double(), w.double()
+        terms = (w, w * o, w * t, w * o * o, w * t * t, w * o * t)
+        moments += [float(term.sum()) for term in terms]
+    return _score(tally.mean, moments)
+
+
+def _batches(examples: Sequence[Example]) -> list[tuple[NDArray[np.float32], ...]]:
+    """Stacks (b, h, w) of inputs, targets and weights."""
+    shapes: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        shapes.setdefault(example.input.shape, []).append(example)
+    return [
+        (
+            np.stack([e.input for e in group[at : at + _BATCH]]),
+            np.stack([e.target for e in group[at : at + _BATCH]]),
+            np.stack([np.ones_like(e.input) if e.weight is None else e.weight for e in group[at : at + _BATCH]]),
+        )
+        for group in shapes.values()
+        for at in range(0, len(group), _BATCH)
+    ]
+
+
+def _score(loss: float, moments: NDArray[np.float64]) -> Score:
+    _, o, t, oo, tt, ot = moments / max(moments[0], 1.0)
+    spread = np.sqrt(max(oo - o * o, 0.0) * max(tt - t * t, 0.0))
+    correlation = float((ot - o * t) / spread) if spread > 0 else 0.0
+    return Score(loss, correlation, float(o - t), int(moments[0]))
+
+
+@torch.inference_mode()
+def independent(network: Network, examples: Sequence[Example]) -> Score:
+    """The same figures one example at a time; loss, correlation and brightness by numpy over all pixels at once."""
+    device = next(network.parameters()).device
+    outputs = [network(torch.from_numpy(e.input)[None, None].to(device))[0, 0].cpu().numpy() for e in examples]
+    targets, weights = [e.target for e in examples], [e.weight for e in examples]
+    loss = mean_squared_error(outputs, targets, weights)
+    kept = [np.ones(e.target.size, bool) if e.weight is None else e.weight.ravel() > 0 for e in examples]
+    o = np.concatenate([a.ravel()[k] for a, k in zip(outputs, kept, strict=True)]).astype(np.float64)
+    t = np.concatenate([a.ravel()[k] for a, k in zip(targets, kept, strict=True)]).astype(np.float64)
+    correlation = float(np.corrcoef(o, t)[0, 1]) if o.std() > 0 and t.std() > 0 else 0.0
+    return Score(loss, correlation, float(o.mean() - t.mean()), o.size)
+
+
+def agree(one: float, other: float) -> bool:
+    """Whether two losses are the same to `AGREEMENT`; false for NaN."""
+    return abs(one - other) <= AGREEMENT * max(abs(one), abs(other))
+
+
+def in_fresh_process(model: bytes, examples: Sequence[Example], threads: int) -> Verified:
+    """Have another interpreter read the model's bytes and score it."""
+    from beamside.denoise.verify import message
+
+    # The child must find this very package, wherever it was imported from.
+    package_root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "beamside.denoise.verify"],
+        input=message(model, examples, threads),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        return Verified(None, f"the fresh process ended with status {done.returncode} ({(lines or [''])[-1]})")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return Verified(None, found["fault"]) if "fault" in found else Verified(Score(**found))
+
+
+def objections(score: Score, controls: Controls) -> list[str]:
+    """Why a model with this score is not published; empty when it is good."""
+    found = []
+    if not score.correlation > 0:
+        found.append(f"its output correlates by {score.correlation:.3f} with the partner")
+    if not abs(score.brightness) < BRIGHTNESS:
+        found.append(f"its output is off by {score.brightness:+.3f} standard deviations in brightness")
+    if not score.loss < controls.nothing:
+        found.append(f"its loss {score.loss:.5f} is no better than doing nothing ({controls.nothing:.5f})")
+    if not score.loss < controls.blur:
+        found.append(
+            f"its loss {score.loss:.5f} is no better than the best Gaussian blur's ({controls.blur:.5f} at "
+            f"{controls.blur_sigma_px:g} px)"
+        )
+    return found
+
+
+def figures(score: Score, controls: Controls) -> dict[str, float]:
+    """What a model's card says about it."""
+    return {key: float(value) for key, value in (asdict(score) | asdict(controls)).items()}
