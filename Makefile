@@ -36,6 +36,7 @@ test-all: lint typecheck
 bench: .venv/installed
 	$(BIN)/python benchmarks/classify.py
 	$(BIN)/python benchmarks/ptycho.py --rate --real
+	$(BIN)/python benchmarks/denoise.py
 
 clean:
 	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
