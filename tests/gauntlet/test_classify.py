@@ -118,6 +118,19 @@ def test_row_6_equal_scores_walk_to_the_last_class(
     assert_stopped(ran, "scores.spread", "the scores are flat", capsys)
 
 
+def test_row_6_a_full_collapse_stops(star: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    def all_to_the_last(score: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        label[:, 0] = 3
+        score[:, 0] += 1e4
+        return score, label
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "reseed_dead", lambda *_: [])
+        change_poses(patch, all_to_the_last)
+        ran = run(capsys, star, tmp_path / "run")
+    assert_stopped(ran, "classes.collapse", r"class 4 holds (9\d|100)%", capsys)
+
+
 def test_row_6_ties_do_not_go_to_one_class() -> None:
     """Equal scores share a particle; the label that comes first owes nothing to its number."""
     weight = expectation.responsibilities(torch.zeros(5, 3), 1.0)
@@ -180,7 +193,7 @@ def test_row_8_a_copy_onto_itself(star: Path, tmp_path: Path, capsys: Capture, h
 def test_row_10_references_are_named_now_or_not_used(star: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run(capsys, star, tmp_path / "first").status == 0
     inherited = run(capsys, star, tmp_path / "second", "--references", tmp_path / "first")
-    assert_refused(inherited, "--mode create takes no --references.*only then")
+    assert_refused(inherited, "warmstart.explicit: --mode create takes no --references.*only then")
     named = run(capsys, star, tmp_path / "third", "--mode", "update", "--references", tmp_path / "first")
     assert named.status == 0
     inputs = Store(tmp_path / "third").manifest["inputs"]
@@ -281,4 +294,4 @@ def test_row_17_boxes_too_large_are_refused_before_the_first_item(tmp_path: Path
     pixels, _ = read_map(session / "particles.mrcs")
     write_stack(session / "particles.mrcs", np.tile(pixels, (1, 16, 16)), 8.0)
     ran = run(capsys, star, tmp_path / "run")
-    assert_refused(ran, r"boxes of 512 px are over the 256 px .*Bin the particles by 2 to 256 px")
+    assert_refused(ran, r"capacity.declared: boxes of 512 px are over the 256 px .*Bin the particles by 2 to 256 px")

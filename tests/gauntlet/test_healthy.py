@@ -31,6 +31,7 @@ RUNS = {
     "pink noise": Healthy({"noise": "pink", "seed": 7}),
     "larger boxes, finer pixels": Healthy({"box_px": 48, "pixel_size_A": 5.0, "seed": 8}, ("--max-resolution", "15")),
     "preferred views": Healthy({"views": "preferred", "count": 400, "seed": 9}, ("--first-batch", "400"), classes=12),
+    "preferred views, few classes": Healthy({"views": "preferred", "count": 300, "seed": 9}),
     "some junk": Healthy({"junk": 0.15, "count": 300, "seed": 10}, classes=6),
     "far shifts": Healthy({"shift_px": 4.0, "seed": 11}),
     "without CTF": Healthy({"seed": 12}, ("--no-ctf",)),

@@ -53,6 +53,9 @@ class Classifier:
     guards: Sequence[Guard] = GUARDS
 
     def __init__(self, options: ClassifyOptions, header: Header) -> None:
+        # The lanes set this with their first work. What is computed before that would otherwise depend on whether this
+        # process began the run or resumed it, and a resumed run would differ in its last bits.
+        torch.set_num_threads(1)
         self.options, self.header = options, header
         self.box_px, self.pixel_size_A = int(header.fields["box_px"]), float(header.fields["pixel_size_A"])
         self.policy = BatchPolicy(options.first_batch, options.batch_size or options.first_batch)

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from beamside.run.guard import Finding, Guard, Severity
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from beamside.classify.engine import Classifier
 
-_LARGEST_SHARE = 0.5
+_LARGEST_SHARE, _LARGEST_OF_FEW = 0.5, 3.0
+"""Of all particles, and in shares of an equal part: with four classes one may well hold half."""
+_ALL_SHARE = 0.95
 _SPREAD = 1e-4
 _LEAST_FOR_COLLAPSE = 4
 
@@ -52,10 +56,8 @@ def _collapse(engine: Classifier) -> Finding | None:
     if weight is None or engine.classes < _LEAST_FOR_COLLAPSE or weight.sum() <= 0:
         return None
     share = float(weight.max() / weight.sum())
-    if share > _LARGEST_SHARE:
-        return COLLAPSE.finding(
-            f"class {int(weight.argmax()) + 1} holds {share:.0%} of {float(weight.sum()):.0f} particles.", share=share
-        )
+    if _ALL_SHARE >= share > max(_LARGEST_SHARE, _LARGEST_OF_FEW / engine.classes):
+        return COLLAPSE.finding(_held(weight), share=share)
     if len(history) > 1 and history[-1] < 0.5 * history[-2]:
         return COLLAPSE.finding(
             f"the occupancy's entropy fell from {history[-2]:.2f} to {history[-1]:.2f} in one step "
@@ -64,6 +66,19 @@ def _collapse(engine: Classifier) -> Finding | None:
             after=history[-1],
         )
     return None
+
+
+def _collapsed(engine: Classifier) -> Finding | None:
+    weight = engine.class_weight
+    if weight is None or engine.classes < _LEAST_FOR_COLLAPSE or weight.sum() <= 0:
+        return None
+    share = float(weight.max() / weight.sum())
+    return COLLAPSED.finding(_held(weight), share=share) if share > _ALL_SHARE else None
+
+
+def _held(weight: Tensor) -> str:
+    share = float(weight.max() / weight.sum())
+    return f"class {int(weight.argmax()) + 1} holds {share:.0%} of {float(weight.sum()):.0f} particles."
 
 
 def _finite(engine: Classifier) -> Finding | None:
@@ -109,10 +124,16 @@ SPREAD = Guard(
 )  # fmt: skip
 COLLAPSE = Guard(
     "classes.collapse", "step", "largest share of particles; entropy of occupancy",
-    "share over 0.5, or half the entropy lost in one step", "half of all particles is no view of its own",
+    "share over 0.5 (over 3/K with fewer than 6 classes), or half the entropy lost in one step",
+    "half of all particles is no view of its own; with 4 classes healthy runs reach 57 %",
     Severity.SUSPECT, "One class is taking all particles.",
     "Use a tighter mask, fewer classes, or a coarser --max-resolution; look at the averages before using them.",
     _collapse,
+)  # fmt: skip
+COLLAPSED = Guard(
+    "classes.collapse", "step", "largest share of particles", f"over {_ALL_SHARE:g}", "nothing is left to tell apart",
+    Severity.STOP, "One class has taken all particles.",
+    "Look at the input images and at CTF and mask; a table of the other classes would be empty.", _collapsed,
 )  # fmt: skip
 FINITE = Guard(
     "input.finite", "ingest", "NaN, infinite or constant images", "any", "no likelihood exists for them",
@@ -135,4 +156,4 @@ RESEEDED = Guard(
     "Nothing to do; if it happens in every round, ask for fewer classes.", _reseeded,
 )  # fmt: skip
 
-GUARDS = (REFERENCES, PREPARED, SPREAD, COLLAPSE, FINITE, RESOLUTION, MASK, RESEEDED)
+GUARDS = (REFERENCES, PREPARED, SPREAD, COLLAPSE, COLLAPSED, FINITE, RESOLUTION, MASK, RESEEDED)

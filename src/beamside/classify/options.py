@@ -74,7 +74,8 @@ class ClassifyOptions:
             raise OptionError("--mask-diameter and --mask-sigma exclude each other.", remedy="Give one of them.")
         if (self.mode == "update") != (self.references is not None):
             raise OptionError(
-                f"--mode {self.mode} {'needs' if self.mode == 'update' else 'takes no'} --references.",
+                f"warmstart.explicit: --mode {self.mode} "
+                f"{'needs' if self.mode == 'update' else 'takes no'} --references.",
                 remedy="Give class averages with --mode update, and only then.",
             )
 
@@ -110,7 +111,7 @@ def resolve_limits(options: ClassifyOptions, box_px: int, pixel_size_A: float) -
         factor = -(-box_px // LARGEST_BOX_PX)
         fits = box_px // factor - (box_px // factor) % 2
         raise CapacityError(
-            f"boxes of {box_px} px are over the {LARGEST_BOX_PX} px that 2D classification takes.",
+            f"capacity.declared: boxes of {box_px} px are over the {LARGEST_BOX_PX} px that 2D classification takes.",
             where="--max-resolution",
             remedy=f"Bin the particles by {factor} to {fits} px ({pixel_size_A * box_px / fits:.3g} A a pixel).",
         )

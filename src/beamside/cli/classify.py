@@ -286,8 +286,3 @@ def _prepare_process() -> None:
     # Idle OpenMP threads that spin take the processor from the lanes; this must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    import torch
-
-    # The lanes set this with their first work. What is computed before that would otherwise depend on whether this
-    # process began the run or resumed it, and a resumed run would differ in its last bits.
-    torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from beamside.denoise.options import DenoiseOptions
-    from beamside.run.engine import Batch, Header, Snapshot
+    from beamside.run.engine import Batch, Engine, Header, Snapshot
     from beamside.run.guard import Finding
     from beamside.run.source import Record, Source
 
@@ -176,18 +176,28 @@ def _train(args: argparse.Namespace) -> int:
 
 def resume(run_dir: Path) -> int:
     """Go on with a run that `denoise train` began."""
-    _prepare_process()
-    from beamside.denoise.engine import Denoiser
-    from beamside.denoise.options import DenoiseOptions
     from beamside.run import session
     from beamside.run.start import Resume
 
     with session.existing_run(run_dir) as held:
         values = held.store.manifest["options"]
-        initial = None if values["init"] is None else _unchanged(Path(values["init"]), held.store.manifest["inputs"])
-        options = DenoiseOptions.from_json(values, initial)
-        used_s = _used_s(held)
-        return _go(Resume(Denoiser, options), held, values, held.ledger.header(), run_dir, used_s)
+        if values["init"] is not None:
+            _require_unchanged(Path(values["init"]), held.store.manifest["inputs"])
+        return _go(Resume(*engine_of(values)), held, values, held.ledger.header(), run_dir, _used_s(held))
+
+
+def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], DenoiseOptions]:
+    """The engine and its options from what run.json holds.
+
+    InputError when the model that the run began with is gone.
+    """
+    _prepare_process()
+    from beamside.denoise.engine import Denoiser
+    from beamside.denoise.export import find_model
+    from beamside.denoise.options import DenoiseOptions
+
+    initial = None if values["init"] is None else find_model(Path(values["init"])).read_bytes()
+    return Denoiser, DenoiseOptions.from_json(values, initial)
 
 
 def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path, used_s: float) -> int:
@@ -199,7 +209,7 @@ def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, ru
     try:
         outcome = loop.run(
             start,
-            _source(values, header, used_s),
+            _timed(source_of(values, header), values, used_s),
             held.ledger,
             held.store,
             exporter=_export,
@@ -222,11 +232,11 @@ def _export(snapshot: Snapshot, records: Sequence[Record], folder: Path) -> None
     write_models(snapshot, folder)
 
 
-def _source(values: dict[str, Any], header: Header | None, used_s: float) -> Source:
-    from beamside.denoise.training import COOL_SHARE
+def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
+    """The source of the items, from what run.json holds."""
     from beamside.sources.micrographs import MicrographSource
 
-    source = MicrographSource(
+    return MicrographSource(
         [Path(path) for path in values["inputs"]],
         pairs=values["pairs"],
         watch=values["watch"],
@@ -235,6 +245,12 @@ def _source(values: dict[str, Any], header: Header | None, used_s: float) -> Sou
         settle_s=values["settle_s"],
         header=header,
     )
+
+
+def _timed(source: Source, values: Mapping[str, Any], used_s: float) -> Source:
+    """The source under the time limit of the run, where it has one."""
+    from beamside.denoise.training import COOL_SHARE
+
     if values["max_minutes"] is None:
         return source
     return TimedSource(source, values["max_minutes"] * 60 * (1 - COOL_SHARE) - used_s)
@@ -312,8 +328,8 @@ def first_model(named: str | None, network: str) -> Path | None:
     return None
 
 
-def _unchanged(path: Path, described: Sequence[dict[str, Any]]) -> bytes:
-    """The bytes of the first model, which must still be those that the run began with."""
+def _require_unchanged(path: Path, described: Sequence[Mapping[str, Any]]) -> None:
+    """InputError where the first model is not the one that the run began with."""
     import hashlib
 
     data = path.read_bytes() if path.is_file() else b""
@@ -324,7 +340,6 @@ def _unchanged(path: Path, described: Sequence[dict[str, Any]]) -> bytes:
             where=str(path),
             remedy="Restore that file, or start a new run.",
         )
-    return data
 
 
 def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from beamside.ptycho.options import PtychoOptions, StartProbe
-    from beamside.run.engine import Header, Snapshot
+    from beamside.run.engine import Engine, Header, Snapshot
     from beamside.run.source import Record, Source
     from beamside.sources.scan_options import ScanOptions
 
@@ -78,25 +78,29 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(run_dir: Path) -> int:
     """Go on with a run that this verb began."""
-    _prepare_process()
     from beamside.run import session
     from beamside.run.start import Resume
 
     with session.existing_run(run_dir) as held:
         values = held.store.manifest["options"]
-        from beamside.ptycho.engine import Ptychography
-        from beamside.ptycho.options import PtychoOptions
+        return _go(Resume(*engine_of(values)), held, values, held.ledger.header(), run_dir)
 
-        probe = None if values["probe"] is None else read_start_probe(Path(values["probe"]))
-        options = PtychoOptions.from_json(values, probe)
-        return _go(Resume(Ptychography, options), held, values, held.ledger.header(), run_dir)
+
+def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], PtychoOptions]:
+    """The engine and its options from what run.json holds."""
+    _prepare_process()
+    from beamside.ptycho.engine import Ptychography
+    from beamside.ptycho.options import PtychoOptions
+
+    probe = None if values["probe"] is None else read_start_probe(Path(values["probe"]))
+    return Ptychography, PtychoOptions.from_json(values, probe)
 
 
 def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path) -> int:
     from beamside.cli.progress import TerminalProgress
     from beamside.run import loop
 
-    source = _source(values, header, run_dir)
+    source = _live_source(values, run_dir) if _is_live(values) else source_of(values, header)
     reporter = TerminalProgress(quiet=values["quiet"], unit="frames")
     try:
         outcome = loop.run(
@@ -122,12 +126,18 @@ def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, ru
     return outcome.exit_code
 
 
-def _source(values: dict[str, Any], header: Header | None, run_dir: Path) -> Source:
+def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
+    """The source of the items, from what run.json holds.
+
+    Of a live run it is what the run has received: `values["run_dir"]` leads to the spool, and nothing is listened to.
+    """
     from beamside.sources.scan_options import ScanOptions
 
     options = ScanOptions.from_json(values["scan_options"])
-    if values["scan"].startswith(_SCHEME):
-        return _live_source(values, options, run_dir)
+    if _is_live(values):
+        from beamside.sources.spooled_scan import SpooledScan
+
+        return SpooledScan(Path(values["run_dir"]) / "spool", options, header)
     if values["scan"].startswith(_SERVERS):
         from beamside.sources.tiled_scan import TiledScan
 
@@ -137,9 +147,14 @@ def _source(values: dict[str, Any], header: Header | None, run_dir: Path) -> Sou
     return ScanFile(Path(values["scan"]), options, watch=values["watch"], header=header)
 
 
-def _live_source(values: dict[str, Any], options: ScanOptions, run_dir: Path) -> Source:
+def _is_live(values: Mapping[str, Any]) -> bool:
+    return str(values["scan"]).startswith(_SCHEME)
+
+
+def _live_source(values: Mapping[str, Any], run_dir: Path) -> Source:
     from beamside.sources.live_scan import LiveScan
     from beamside.sources.motors import MotorOptions
+    from beamside.sources.scan_options import ScanOptions
     from beamside.sources.sockets import CurveFiles
 
     curve = None if values["curve"] is None else CurveFiles(*(Path(name) for name in values["curve"]))
@@ -147,7 +162,7 @@ def _live_source(values: dict[str, Any], options: ScanOptions, run_dir: Path) ->
         values["scan"],
         values["positions"],
         run_dir / "spool",
-        options,
+        ScanOptions.from_json(values["scan_options"]),
         MotorOptions(**values["motors"]),
         positions_socket=values["positions_socket"],
         curve=curve,

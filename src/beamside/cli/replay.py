@@ -1,7 +1,8 @@
 """`beamside replay RUN/dumps/N`: the engine on the exact inputs and state that a guard, or a person, had kept.
 
 The verb that began the run gives `engine_of(values)`, the engine's class and its options from what run.json holds, and
-`source_of(values, header)`, where items come from whose pixels the dump has no room for.
+`source_of(values, header)`, where items come from whose pixels the dump has no room for; there `values["run_dir"]` is the
+run's directory, which holds what a live run received.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def _source(dump: Dump, source_of: object) -> Source:
     """The run's source, for batches that are not in the dump."""
     assert callable(source_of)
     try:
-        made: Source = source_of(dump.options, dump.header)
+        run_dir = dump.folder.absolute().parents[1]
+        made: Source = source_of({**dump.options, "run_dir": str(run_dir)}, dump.header)
     except BeamsideError as error:
         raise RunDirectoryError(
             f"some batches are not in the dump, and the run's input cannot be opened: {error.what}",

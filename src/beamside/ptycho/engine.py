@@ -8,7 +8,7 @@ the minibatches' noise out of the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from beamside.ptycho.probe import centre_offset_px, orthogonal
 from beamside.ptycho.refine import moves_px, without_affine
 from beamside.ptycho.safety import Safety
 from beamside.ptycho.solvers import Pass, solver
-from beamside.ptycho.tables import snapshot_of
+from beamside.ptycho.tables import snapshot_of, well_lit
 from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
 from beamside.run.guard import Guard
@@ -42,6 +42,7 @@ _JUDGE_AT = 10
 _LAST_GAIN = 0.15
 _ORTHOGONAL_EVERY = 10
 _DRIFT_PX = 3.0
+_BLOCK_PX, _LEAST_BLOCKS = 8, 8
 _MEMORY_SHARE = 0.5
 
 
@@ -107,7 +108,7 @@ class Ptychography:
         usable = self.store.usable[first:]
         if self.iteration and usable.any():
             self.before_arrival = self.canvas.object.copy()
-            self.known_before = self.shop.illumination(before) > 0
+            self.known_before = well_lit(self.shop.illumination(before))
         if usable.any() and self.canvas.cover(nominal[usable], self.size):
             self._regrown()
         self.positions_px = np.concatenate([self.positions_px, self.canvas.inside(nominal, self.size)])
@@ -264,13 +265,24 @@ class Ptychography:
 
 
 def _change(before: NDArray[np.complex64], after: NDArray[np.complex64], where: NDArray[np.bool_]) -> float:
-    """Relative change of the object's contrast on pixels that were known, a common complex factor aside."""
-    a, b = before[where], after[where]
-    if not a.size:
+    """Relative change of the object's contrast on what was known, a common complex factor aside.
+
+    Of means over small blocks: at low dose a single pixel is noise, and changes with every iteration.
+    """
+    whole = _blocks(where.astype(np.float32)) > 0.99
+    a, b = _blocks(before)[whole], _blocks(after)[whole]
+    if a.size < _LEAST_BLOCKS:
         return 0.0
     factor = np.vdot(b, a) / max(float(np.vdot(b, b).real), 1e-30)
     contrast = float(np.linalg.norm(a - a.mean()))
     return float(np.linalg.norm(factor * b - a)) / max(contrast, 1e-12)
+
+
+def _blocks(image: NDArray[Any]) -> NDArray[Any]:
+    """Means over blocks of 8 x 8 pixels."""
+    rows, cols = image.shape[0] // _BLOCK_PX, image.shape[1] // _BLOCK_PX
+    cut = image[: rows * _BLOCK_PX, : cols * _BLOCK_PX]
+    return np.asarray(cut.reshape(rows, _BLOCK_PX, cols, _BLOCK_PX).mean((1, 3)))
 
 
 def _frames_that_fit(size: int) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beamside.ptycho.orientation import dc_offset_px
+from beamside.ptycho.orientation import dc_offset_px, dc_sharpness
 from beamside.run.guard import Finding, Guard, Severity
 
 if TYPE_CHECKING:
@@ -16,14 +16,15 @@ _BETTER = 0.8
 _REGRESS = 0.5
 _DRIFTS = 4
 _SETTLED_FROM = 20
-_LEAST_FRAMES = 20
+_SHARP = 0.2
+"""A pattern as wide as the detector has no centre to speak of; nothing is said about it."""
 
 
 def _dc(engine: Ptychography) -> Finding | None:
     if engine.iteration or engine.optics.near or not engine.store.usable.any():
         return None
     offset = dc_offset_px(engine.store.mean_pattern)
-    if np.abs(offset).max() <= engine.size / 4:
+    if np.abs(offset).max() <= engine.size / 4 or dc_sharpness(engine.store.mean_pattern) < _SHARP:
         return None
     return DC.finding(
         f"the mean pattern's weight lies {offset[0]:+.0f} rows and {offset[1]:+.0f} columns from the corner, where the "

@@ -50,6 +50,13 @@ def dc_offset_px(mean_pattern: NDArray[np.float64]) -> NDArray[np.float64]:
     return circular_centre_px(mean_pattern, 0)
 
 
+def dc_sharpness(mean_pattern: NDArray[np.float64]) -> float:
+    """How far the pattern's weight agrees on a centre at all: 1 for a point, 0 for a flat or a symmetric one."""
+    turn = np.exp(2j * np.pi * np.arange(len(mean_pattern)) / len(mean_pattern))
+    lengths = [abs(complex((mean_pattern.sum(1 - axis) * turn).sum())) for axis in (0, 1)]
+    return float(min(lengths) / max(float(mean_pattern.sum()), 1e-30))
+
+
 def oriented(frames: Array, orientation: int) -> Array:
     """Frames (k, N, N) with DC at the corner, their frequencies transposed and reversed as the table says."""
     transpose, rows, columns = ORIENTATIONS[orientation]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beamside.ptycho.noise import lit_pixels
 from beamside.run.engine import Snapshot
@@ -56,6 +57,12 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
     }
     share = 1.0 if not engine.expected else len(active) / engine.expected
     return Snapshot(arrays, {"frames": table}, float(min(1.0, share)), _provisional(engine), notes)
+
+
+def well_lit(illumination: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels with at least a fifth of the usual light, where the object is more than noise."""
+    lit = illumination[illumination > 0.01 * illumination.max()]
+    return np.asarray(illumination > 0.2 * np.median(lit)) if lit.size else np.zeros(illumination.shape, bool)
 
 
 def _provisional(engine: Ptychography) -> str:
