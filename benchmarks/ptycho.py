@@ -62,6 +62,10 @@ def reference(shared: Path, name: str) -> ModuleType:
     return module
 
 
+class FailedError(Exception):
+    """A program ended with an error."""
+
+
 def timed(command: Sequence[str], log: Path) -> tuple[float, str]:
     """Processor seconds of a process and its children, and what it printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -70,7 +74,7 @@ def timed(command: Sequence[str], log: Path) -> tuple[float, str]:
         _, status, usage = os.wait4(process.pid, 0)
     text = log.read_text()
     if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{text[-2000:]}")
+        raise FailedError(f"{' '.join(command)} failed:\n{text[-2000:]}")
     return usage.ru_utime + usage.ru_stime, text
 
 
@@ -96,7 +100,11 @@ def peer(name: str, arguments: Sequence[str], scan: Path, out: Path, shared: Pat
     runner = shared / "bench" / "ptycho" / f"run_{name}.py"
     extra = ("--threads", "1") if name == "ptychi" else ()
     label = f"{name} {' '.join(arguments)}"
-    cpu, text = timed([sys.executable, str(runner), str(scan), *arguments, *extra], out / f"{name}.log")
+    try:
+        cpu, text = timed([sys.executable, str(runner), str(scan), *arguments, *extra], out / f"{name}.log")
+    except FailedError as error:
+        print(f"{label} does not run here: {error}", file=sys.stderr)
+        return None
     found = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
     return {"program": label, "cpu": cpu, "nrmse": found["nrmse"], "frc": found["frc_mean"]}
 
