@@ -106,13 +106,13 @@ class Ptychography:
         self.set_aside = self.store.append(batch)
         nominal = self.store.position_m[first:] / self.optics.pixel_m
         usable = self.store.usable[first:]
+        if usable.any() and self.canvas.cover(nominal[usable], self.size):
+            self.safety.forget()
+        self.positions_px = np.concatenate([self.positions_px, self.canvas.inside(nominal, self.size)])
+        self.shop.place(self.positions_px)
         if self.iteration and usable.any():
             self.before_arrival = self.canvas.object.copy()
             self.known_before = well_lit(self.shop.illumination(before))
-        if usable.any() and self.canvas.cover(nominal[usable], self.size):
-            self._regrown()
-        self.positions_px = np.concatenate([self.positions_px, self.canvas.inside(nominal, self.size)])
-        self.shop.place(self.positions_px)
         self.since_arrival = 0
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Ptychography:
         if self.opening.pending:
             label = self.opening.advance(self)
             return Progress(label, 0.0, round_ended=False, idle=False)
-        if not self.finished:
+        if not (self.finished or self._capped()):
             self._iterate()
         return Progress(
             self._label(), self._fraction(), round_ended=self.finished or self.resting,
@@ -157,13 +157,16 @@ class Ptychography:
     @property
     def resting(self) -> bool:
         """Whether iterations without new frames have stopped helping."""
-        return not self.closed and self.since_arrival >= SETTLED
+        return not self.closed and (self.since_arrival >= SETTLED or self._capped())
 
     @property
     def finished(self) -> bool:
         """Closed, caught up, and the closing iterations done; or the cap is reached."""
-        capped = self.options.max_iterations is not None and self.iteration >= self.options.max_iterations
-        return self.closed and (capped or (self._in_closing() and self.closing >= self.options.iterations_after_close))
+        done = self._in_closing() and self.closing >= self.options.iterations_after_close
+        return self.closed and (done or self._capped())
+
+    def _capped(self) -> bool:
+        return self.options.max_iterations is not None and self.iteration >= self.options.max_iterations
 
     def _in_closing(self) -> bool:
         return self.closed and self.since_arrival >= CATCH_UP
@@ -204,9 +207,9 @@ class Ptychography:
             caution=self.safety.caution, probe=self.iteration >= self.options.probe_start, displacement=refine,
             smooth=smoothness(self.options, self.store, self.shop, frames),
         )  # fmt: skip
+        self.safety.begin(self, len(frames))
         with self.shop.working():
-            self.safety.begin(self, len(frames))
-        misfit = self.solver.iterate(self.shop, task) / len(frames)
+            misfit = self.solver.iterate(self.shop, task) / len(frames)
         self._limit()
         if refine:
             self._move_frames(frames)
@@ -257,11 +260,6 @@ class Ptychography:
         self.solver.reset()
         self.safety.forget()
         self.recentred.append(float(np.hypot(*offset)))
-
-    def _regrown(self) -> None:
-        """The canvas has a new shape: nothing that was kept fits any more."""
-        self.safety.forget()
-        self.before_arrival = self.known_before = None
 
 
 def _change(before: NDArray[np.complex64], after: NDArray[np.complex64], where: NDArray[np.bool_]) -> float:

@@ -41,7 +41,8 @@ def _parity(engine: Ptychography) -> Finding | None:
     if best is assumed or not best.misfit < _BETTER * assumed.misfit:
         return None
     return PARITY.finding(
-        f"the frames fit better with {best.name} (misfit {best.misfit:.0f} a frame, {assumed.misfit:.0f} as given).",
+        f"the frames fit better with {best.name} (misfit {best.misfit:.0f} a frame, {assumed.misfit:.0f} as given): "
+        f"{best.cure}.",
         best=best.orientation,
         misfit=best.misfit,
         assumed=assumed.misfit,
@@ -110,7 +111,7 @@ PARITY = Guard(
     "geometry.parity", "step", "misfit of short runs in all eight orientations", f"another one under {_BETTER:g} of it",
     "wrong ones reach 2 to 6 times the right one's misfit on simulated scans", Severity.SUSPECT,
     "A wrong sign or exchange of axes gives an object that looks right and is not.",
-    "Run check-geometry, and give the orientation it names by --orientation.", _parity,
+    "Run check-geometry, and give the options it names.", _parity,
 )  # fmt: skip
 FINITE = Guard(
     "input.finite", "ingest", "NaN, infinite, negative or empty frames", "any", "no likelihood exists for them",

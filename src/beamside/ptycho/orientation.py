@@ -19,25 +19,46 @@ from beamside.run.engine import Array, Batch
 _FRAMES, _ITERATIONS = 150, 5
 NAMES = (
     "as given",
-    "x reversed",
     "y reversed",
+    "x reversed",
     "x and y reversed",
     "x and y exchanged",
-    "x and y exchanged, then x reversed",
     "x and y exchanged, then y reversed",
+    "x and y exchanged, then x reversed",
     "x and y exchanged and reversed",
 )
 """What each orientation of `ORIENTATIONS` does to the frames relative to the scan, in words."""
 
 
+_ALIKE = 0.95
+"""Overlap from which a probe and the turned one are the same start."""
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """One geometry: orientation (0 to 7), whether DC is moved by half a frame, and what a short run reached."""
+    """One geometry: orientation (0 to 7), whether DC is moved by half a frame, and what a short run reached.
+
+    with_probe: the start probe had to be turned with the frames, so it is the scan's axes that are wrong.
+    """
 
     orientation: int
     dc_moved: bool
     defocus_m: float | None
     misfit: float
+    with_probe: bool = False
+
+    @property
+    def cure(self) -> str:
+        """The options that make this geometry the given one, DC aside.
+
+        Frames and probe turned by a transposition and then flips are the same as the scan's axes turned back.
+        """
+        if not self.with_probe:
+            return f"--orientation {self.orientation}"
+        transpose, rows, columns = ORIENTATIONS[self.orientation]
+        y, x = (columns, rows) if transpose else (rows, columns)
+        flags = {"--swap-axes": transpose, "--reverse-y": y, "--reverse-x": x}
+        return " ".join(flag for flag, wanted in flags.items() if wanted)
 
     @property
     def name(self) -> str:
@@ -88,19 +109,34 @@ def compare(
     frames = trial_frames(positions_px, store.usable, _FRAMES)
     counts, rows = store.block(frames)
     counts, here = counts[rows], positions_px[frames]
-    found = []
+    found: list[Candidate] = []
+    starts: list[tuple[float | None, Modes, bool]]
     for moved in (False, True) if with_dc else (False,):
         base = np.fft.fftshift(counts, axes=(1, 2)) if moved else counts
         for orientation in range(len(ORIENTATIONS)):
             turned, detector = _turned(base, optics.detector, orientation, moved)
-            for z in [None] if probe is not None else list(defocus_m):
-                start = probe if z is None else pupil_probe(turned.mean_pattern, optics, z)
-                assert start is not None
+            if probe is None:
+                starts = [(z, pupil_probe(turned.mean_pattern, optics, z), False) for z in defocus_m]
+            else:
+                starts = [(None, start, start is not probe) for start in _starts(probe, orientation)]
+            tried = []
+            for z, start, with_probe in starts:
                 misfit = short_run(
                     turned, here, np.arange(len(turned)), start, detector, noise, seed, lanes, _ITERATIONS
                 )
-                found.append(Candidate(orientation, moved, z, misfit))
+                tried.append(Candidate(orientation, moved, z, misfit, with_probe))
+            found += tried if probe is None else [min(tried, key=lambda c: c.misfit)]
     return sorted(found, key=lambda c: c.misfit)
+
+
+def _starts(probe: Modes, orientation: int) -> list[Modes]:
+    """The probe, and the probe turned with the frames where that is another one.
+
+    Turned frames with the same probe are a detector mounted otherwise; with a turned probe, other axes of the scan.
+    """
+    turned = oriented(probe, orientation)
+    overlap = abs(np.vdot(probe, turned)) / max(float(np.vdot(probe, probe).real), 1e-30)
+    return [probe] if overlap > _ALIKE else [probe, turned]
 
 
 def _turned(counts: Array, detector: Detector, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:

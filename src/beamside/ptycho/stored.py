@@ -39,7 +39,7 @@ def state_of(engine: Ptychography) -> State:
         "pending": list(opening.pending),
         "defocus_m": opening.defocus_m,
         "trials": [[t.defocus_m, t.misfit] for t in opening.trials],
-        "geometry": [[c.orientation, c.dc_moved, c.defocus_m, c.misfit] for c in opening.geometry],
+        "geometry": [[c.orientation, c.dc_moved, c.defocus_m, c.misfit, c.with_probe] for c in opening.geometry],
     }
     return State({name: np.ascontiguousarray(value) for name, value in arrays.items()}, values)
 

@@ -1,0 +1,413 @@
+"""Gauntlet rows 18 to 32: every defect put into a real reconstruction, and the answer it gets."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from beamside.cli.main import main
+from beamside.ptycho.canvas import Canvas
+from beamside.ptycho.engine import Ptychography
+from beamside.ptycho.frames import FrameStore
+from beamside.ptycho.probe import centre_offset_px
+from beamside.ptycho.safety import Safety
+from beamside.ptycho.solvers.accelerated import Accelerated
+from beamside.ptycho.solvers.dual import Dual
+from beamside.ptycho.workshop import Likelihood
+from beamside.run.ledger import Ledger
+from beamside.simulate.scan_files import write_scan
+from tests.gauntlet.drive import assert_refused, verdict
+from tests.gauntlet.ptycho_drive import QUICK, Pieces, caught, result, run, run_pieces
+from tests.ptycho import scene
+
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+FRAMES = 200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan on disk, and a guess of its probe; not to be changed."""
+    made = scene.scan(FRAMES)
+    out = tmp_path_factory.mktemp("ptycho")
+    write_scan(out / "scan.cxi", made)
+    np.save(out / "probe.npy", scene.start_probe(made).modes)
+    return out
+
+
+@pytest.fixture
+def warm(folder: Path) -> tuple[str, Path]:
+    """The arguments of a warm start."""
+    return "--probe", folder / "probe.npy"
+
+
+def test_the_healthy_scan_trips_nothing(folder: Path, warm: Any, tmp_path: Path, capsys: Capture) -> None:
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *warm)
+    assert (ran.status, ran.findings) == (0, []), ran.said
+    assert verdict(ran.folder) == "trusted"
+
+
+def verdictless(folder: Path) -> bool:
+    """Whether a stopped run has left its dump and no result."""
+    return len(list((folder / "dumps").iterdir())) == 1 and not (folder / "result").exists()
+
+
+@pytest.mark.parametrize("place", ["corner", "32,0", "0,32"])
+def test_row_18_zero_frequency_in_the_centre(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture, place: str
+) -> None:
+    """Frames are stored with DC in the centre and taken as if it were elsewhere, on both axes or on one."""
+    if place == "corner":
+        scan = folder / "scan.cxi"
+    else:
+        scan = tmp_path / "shifted.cxi"
+        shutil.copy(folder / "scan.cxi", scan)
+        shift = tuple(32 - int(v) for v in place.split(","))
+        with h5py.File(scan, "r+") as file:
+            frames = file["entry_1/data_1/data"]
+            frames[...] = np.roll(frames[...], shift, axis=(1, 2))
+    more = ("--dc", "corner") if place == "corner" else ()
+    ran = run(capsys, scan, tmp_path / "run", *warm, *more)
+    assert ran.status == 3 and verdictless(ran.folder)
+    assert re.search(r"frames\.dc stopped the run at step 0: the mean pattern's weight lies [+-]\d+ rows and", ran.said)
+    assert "The engine's inputs and state are in" in ran.said
+    assert "--dc centre" in ran.said
+
+
+def test_row_19_an_absurd_position_is_set_aside_and_named(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    scan = tmp_path / "scan.cxi"
+    shutil.copy(folder / "scan.cxi", scan)
+    with h5py.File(scan, "r+") as file:
+        file["entry_1/sample_1/geometry_1/translation"][17] = [0.5, -0.25, 0]
+    ran = run(capsys, scan, tmp_path / "run", *warm)
+    (sentence,) = ran.named("positions.inside")
+    assert ran.status == 0 and "frame 17 at (-2.5e+05, 5e+05) um" in sentence and "encoder" in sentence
+    with np.load(tmp_path / "run" / "result" / "object.npz", allow_pickle=False) as found:
+        assert found["object"].size < 400**2 and len(found["positions_px"]) == FRAMES - 1
+
+
+def test_row_19_no_window_is_ever_negative(tmp_path: Path, monkeypatch: Patch) -> None:
+    """The scan leaves its first canvas on all sides while it runs."""
+    seen = []
+    original = Canvas.corners
+
+    def corners(self: Canvas, positions_px: Any, bins: int) -> Any:
+        found = original(self, positions_px, bins)
+        seen.append((found[0].min(), (np.array(self.shape) - found[0].max(0) - scene.N).min(), self.shape))
+        return found
+
+    monkeypatch.setattr(Canvas, "corners", corners)
+    made = scene.scan(200, step_px=6.0)
+    middle = made.positions_px.mean(0)
+    order = np.argsort(np.hypot(*(made.positions_px - middle).T))
+    outcome, found = run_pieces(tmp_path / "run", Pieces(made, np.array_split(order, 4)), scene.options(made))
+    assert outcome.exit_code == 0 and found == []
+    assert min(low for low, _, _ in seen) >= 1 and min(high for _, high, _ in seen) >= 1
+    assert seen[-1][2] > seen[0][2], "the canvas did grow"
+
+
+@pytest.mark.parametrize("solver", ["auto", "raar"])
+def test_row_20_and_23_slots_that_hold_garbage_change_nothing(tmp_path: Path, monkeypatch: Patch, solver: str) -> None:
+    """Memory that no frame and no dual wave has been written to is poisoned; the result is the same to the bit."""
+    made = scene.scan(FRAMES)
+    parts = np.array_split(np.arange(FRAMES), 3)
+    chosen = scene.options(made, solver=solver, first_frames=40, iterations_after_close=3)
+
+    def gate(k: int) -> bool:
+        return not engines or engines[-1].iteration >= 4 * k
+
+    engines: list[Ptychography] = []
+    made_by = Ptychography.__init__
+
+    def init(self: Ptychography, *args: Any) -> None:
+        made_by(self, *args)
+        engines.append(self)
+
+    monkeypatch.setattr(Ptychography, "__init__", init)
+    run_pieces(tmp_path / "clean", Pieces(made, parts, gate), chosen)
+    engines.clear()
+    room, waves = FrameStore._make_room, Dual._waves
+    poisoned = []
+
+    def make_room(self: FrameStore, frames: int) -> None:
+        room(self, frames)
+        self.counts[self.held :] = 60000
+        poisoned.append(len(self.counts) - self.held)
+
+    def begin(self: Dual, shop: Any, frames: Any) -> Any:
+        psi = waves(self, shop, frames)
+        psi[~self.begun] = np.nan
+        return psi
+
+    monkeypatch.setattr(FrameStore, "_make_room", make_room)
+    monkeypatch.setattr(Dual, "_waves", begin)
+    outcome, found = run_pieces(tmp_path / "poisoned", Pieces(made, parts, gate), chosen)
+    assert outcome.exit_code == 0 and found == [] and max(poisoned) > 100
+    assert result(tmp_path / "poisoned") == result(tmp_path / "clean")
+
+
+def test_row_21_more_frames_than_the_capacity(folder: Path, warm: Any, tmp_path: Path, capsys: Capture) -> None:
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *warm, "--capacity", 50)
+    (sentence,) = ran.named("capacity.declared")
+    assert ran.status == 0 and "150 of 200 frames are beyond the capacity of 50 (8192 bytes each)" in sentence
+    assert "Raise --capacity" in sentence and verdict(ran.folder) == "trusted"
+    whole = run(capsys, folder / "scan.cxi", tmp_path / "whole", *warm)
+    assert whole.named("capacity.declared") == [] and result(whole.folder) == result(ran.folder)
+
+
+def test_row_22_batches_read_their_own_points(tmp_path: Path, monkeypatch: Patch) -> None:
+    """accumulate.oracle: in an engine that a real run has filled, sums over its batches are the sum in one batch."""
+    engines = caught(monkeypatch)
+    made = scene.scan(FRAMES)
+    parts = np.split(np.random.default_rng(2).permutation(FRAMES), [50, 51, 90])
+    run_pieces(tmp_path / "run", Pieces(made, parts), scene.options(made, iterations_after_close=1))
+    shop, noise = engines[0].shop, Likelihood(True, 0.05)
+
+    def sums(pieces: list[np.ndarray]) -> list[np.ndarray]:
+        shop.clear()
+        misfits = [shop.gradient(piece, noise, probe=True) for piece in pieces]
+        return [np.array(sum(misfits)), shop.num.sum(0), shop.den.sum(0), shop.probe_sums()[0]]
+
+    edges = np.cumsum([len(part) for part in parts])[:-1]
+    whole, batches = sums([np.arange(FRAMES)]), sums(np.split(np.arange(FRAMES), edges))
+    for one, two in zip(whole, batches, strict=True):
+        assert np.abs(one - two).max() < 1e-4 * np.abs(one).max()
+
+
+def test_row_24_nothing_divides_by_a_probe_that_was_not_there(tmp_path: Path) -> None:
+    """Two islands with darkness between them: finite everywhere, and coverage says where nothing is known."""
+    made = scene.scan(289, pattern="raster", step_px=8.0)
+    column = np.arange(289) % 17
+    islands = np.flatnonzero((column < 4) | (column > 12))
+    outcome, found = run_pieces(tmp_path / "run", Pieces(made, [islands]), scene.options(made))
+    assert outcome.exit_code == 0 and found == []
+    from beamside.run.encode import unpack
+
+    newest = sorted((tmp_path / "run" / "snapshots").iterdir())[-1]
+    arrays = unpack((newest / "arrays.safetensors").read_bytes())
+    assert all(np.isfinite(value).all() for value in arrays.values())
+    dark = arrays["coverage"] <= 1e-3 * arrays["coverage"].max()
+    assert dark.any() and (np.abs(arrays["object"][dark]) < 2).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_row_24_what_is_not_finite_stops_the_run(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
+    original = Accelerated.iterate
+
+    def iterate(self: Accelerated, shop: Any, task: Any) -> float:
+        misfit = original(self, shop, task)
+        if task.number == 4:
+            shop.canvas.object[30, 30] = np.nan
+        return misfit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerated, "iterate", iterate)
+        ran = run(capsys, folder / "scan.cxi", tmp_path / "taken back", *warm)
+        assert (ran.status, ran.findings) == (0, []), "an iteration that leaves NaN is taken back"
+        patch.setattr(Safety, "judge", lambda *_: True)
+        ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *warm)
+    assert ran.status == 3 and re.search(r"object\.finite stopped the run at step \d+: .*not finite", ran.said)
+    assert "The engine's inputs and state are in" in ran.said and not (ran.folder / "result").exists()
+
+
+def test_row_25_publishing_caps_no_iteration_and_every_frame_counts(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    """ledger.complete: hundreds of snapshots or few, the same iterations and the same bytes, over all frames."""
+    often = run(capsys, folder / "scan.cxi", tmp_path / "often", *warm, "--publish-every", "0.001s")
+    seldom = run(capsys, folder / "scan.cxi", tmp_path / "seldom", *warm, "--publish-every", "1h")
+    assert often.status == seldom.status == 0
+    many, few = (len(list((ran.folder / "snapshots").iterdir())) for ran in (often, seldom))
+    assert many >= 10 > few and result(often.folder) == result(seldom.folder)
+    with Ledger(often.folder / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.items() == ledger.in_batches() == FRAMES
+    with np.load(often.folder / "result" / "object.npz", allow_pickle=False) as found:
+        assert len(found["positions_px"]) == FRAMES
+
+
+WRONG = {
+    ("--reverse-x",): "x reversed",
+    ("--reverse-y",): "y reversed",
+    ("--swap-axes",): "x and y exchanged",
+    ("--swap-axes", "--reverse-x"): "x and y exchanged, then ",
+}
+FEW = (("--reverse-x",), ("--swap-axes",))
+"""Those that every test run looks at."""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param(f, marks=() if f in FEW else pytest.mark.slow, id=" ".join(f)) for f in WRONG],
+)
+def test_row_26_a_wrong_scan_axis_is_suspect_and_named(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture, flags: tuple[str, ...]
+) -> None:
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *warm, *flags)
+    (sentence,) = ran.named("geometry.parity")
+    assert ran.status == 0 and verdict(ran.folder) == "suspect"
+    assert f"the frames fit better with {WRONG[flags]}" in sentence and "check-geometry" in sentence
+    command = ["ptycho", "check-geometry", str(folder / "scan.cxi"), *flags, *map(str, warm), "--threads", "1"]
+    assert main(command) == 1
+    assert f"fit clearly better with {WRONG[flags]}" in capsys.readouterr().out
+    options = re.search(r"as given\): (--[^.]*)\.", sentence)
+    assert options is not None
+    named = set(options[1].split())
+    if "--swap-axes" in flags:
+        assert "--swap-axes" in named, "exchanging them again is the cure"
+        cure = axes(set(flags), named)
+    else:
+        cure = [*flags, *options[1].split()]
+    cured = run(capsys, folder / "scan.cxi", tmp_path / "cured", *warm, *cure)
+    assert (cured.status, cured.findings) == (0, []), "what it names is the cure"
+
+
+def axes(given: set[str], further: set[str]) -> list[str]:
+    """Two sets of axis options one after the other, as one."""
+    matrix = np.eye(2, dtype=int)
+    for step in (given, further):
+        turn = np.eye(2, dtype=int)[::-1] if "--swap-axes" in step else np.eye(2, dtype=int)
+        signs = np.diag([-1 if "--reverse-y" in step else 1, -1 if "--reverse-x" in step else 1])
+        matrix = signs @ turn @ matrix
+    swapped = matrix[0, 0] == 0
+    y, x = (matrix[0, 1], matrix[1, 0]) if swapped else (matrix[0, 0], matrix[1, 1])
+    wanted = {"--swap-axes": swapped, "--reverse-y": y < 0, "--reverse-x": x < 0}
+    return [flag for flag, needed in wanted.items() if needed]
+
+
+@pytest.mark.parametrize("wrong", [1, 5])
+def test_row_27_an_orientation_that_is_applied_twice(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture, wrong: int
+) -> None:
+    """The frames lie as they should already; turning them again is suspect."""
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *warm, "--orientation", wrong)
+    (sentence,) = ran.named("geometry.parity")
+    assert ran.status == 0 and verdict(ran.folder) == "suspect" and "the frames fit better with" in sentence
+
+
+def slowly(monkeypatch: Patch, apart: int) -> Any:
+    """A gate that lets piece k in after k * apart iterations."""
+    engines: list[Ptychography] = []
+    original = Ptychography.__init__
+
+    def init(self: Ptychography, *args: Any) -> None:
+        original(self, *args)
+        engines.append(self)
+
+    monkeypatch.setattr(Ptychography, "__init__", init)
+    return lambda k: not engines or engines[-1].iteration >= k * apart
+
+
+@pytest.mark.parametrize("wiped", [True, False], ids=["wiped", "healthy"])
+def test_row_28_arrivals_that_wipe_the_object(tmp_path: Path, monkeypatch: Patch, wiped: bool) -> None:
+    made = scene.scan()
+    gate = slowly(monkeypatch, 30)
+    original = Ptychography.ingest
+
+    def ingest(self: Ptychography, batch: Any) -> None:
+        first = len(self.store)
+        original(self, batch)
+        if wiped and first:
+            for row, col in self.shop.corners[first:]:
+                self.canvas.object[row : row + scene.N, col : col + scene.N] = 1
+
+    monkeypatch.setattr(Ptychography, "ingest", ingest)
+    parts = np.array_split(np.arange(200), 2)
+    outcome, found = run_pieces(tmp_path / "run", Pieces(made, parts, gate), scene.options(made))
+    assert outcome.exit_code == 0
+    if not wiped:
+        assert found == []
+        return
+    assert [(guard, severity) for guard, severity, _ in found] == [("object.regress", "suspect")]
+    assert re.search(r"arrived at iteration 3\d changed \d+% of the contrast of what was known", found[0][2])
+    assert "positions of the new frames" in found[0][2] and verdict(tmp_path / "run") == "suspect"
+
+
+def test_row_29_a_snapshot_covers_the_whole_canvas(tmp_path: Path) -> None:
+    """Windows reach half a frame beyond the commanded range, and more where positions have moved."""
+    made = scene.scan(FRAMES)
+    run_pieces(tmp_path / "run", Pieces(made, [np.arange(FRAMES)]), scene.options(made, iterations_after_close=1))
+    from beamside.run.encode import unpack
+
+    newest = sorted((tmp_path / "run" / "snapshots").iterdir())[-1]
+    arrays = unpack((newest / "arrays.safetensors").read_bytes())
+    covered = np.argwhere(arrays["coverage"] > 0)
+    reach = np.ptp(made.recorded_px, axis=0) + scene.N
+    assert (np.abs(np.ptp(covered, axis=0) + 1 - reach) <= 2).all()
+    assert (np.array(arrays["object"].shape) >= reach).all() and arrays["object"].shape == arrays["coverage"].shape
+
+
+@pytest.mark.parametrize(("drifts", "answer"), [(1, "recentred"), (6, "suspect")])
+def test_row_30_a_probe_that_drifts(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch, drifts: int, answer: str
+) -> None:
+    """Probe and object move together by five pixels, which no frame can see, once or again and again."""
+    original = Accelerated.iterate
+    engines = caught(monkeypatch)
+
+    def iterate(self: Accelerated, shop: Any, task: Any) -> float:
+        misfit = original(self, shop, task)
+        if len(task.frames) == FRAMES and 2 <= task.number < 2 + drifts:
+            shop.set_probe(np.roll(shop.probe, (5, -4), axis=(1, 2)))
+            shop.canvas.roll(np.array([5, -4]))
+        return misfit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerated, "iterate", iterate)
+        options = ("--defocus", "1e-3", "--no-geometry-check")
+        ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *options)
+    assert ran.status == 0 and np.abs(centre_offset_px(engines[0].shop.probe)).max() < 3
+    sentences = ran.named("probe.centred")
+    if answer == "recentred":
+        assert sentences == [] and len(engines[0].recentred) >= 1 and verdict(ran.folder) == "trusted"
+    else:
+        assert sentences and "left the window's centre 4 times and was brought back" in sentences[0]
+        assert "--probe" in sentences[0] and verdict(ran.folder) == "suspect"
+
+
+def test_row_31_a_run_that_finishes_first_ends_no_other(
+    folder: Path, warm: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    """Two runs share one scan; the short one ends while the other works, and changes nothing of it."""
+    alone = run(capsys, folder / "scan.cxi", tmp_path / "alone", *warm)
+    short = [*QUICK, *map(str, warm), "--max-iterations", "1"]
+    command = [sys.executable, "-m", "beamside", "ptycho", str(folder / "scan.cxi"), str(tmp_path / "short"), *short]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as other:
+        ran = run(capsys, folder / "scan.cxi", tmp_path / "long", *warm)
+        assert other.wait(timeout=60) == 0
+    assert ran.status == 0 and result(ran.folder) == result(alone.folder)
+    assert result(tmp_path / "short") != result(alone.folder)
+
+
+def test_row_32_a_probe_of_another_scan_is_refused(folder: Path, warm: Any, tmp_path: Path, capsys: Capture) -> None:
+    small = tmp_path / "small.npy"
+    np.save(small, np.ones((1, 32, 32), np.complex64))
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", "--probe", small)
+    assert_refused(ran, r"warmstart\.fits: the start probe's shape is \(1, 32, 32\); this scan's is \(modes, 64, 64\)")
+    assert "leave --probe out" in ran.said and "small.npy" in ran.said
+    zero = tmp_path / "zero.npy"
+    np.save(zero, np.zeros((1, 64, 64), np.complex64))
+    assert_refused(
+        run(capsys, folder / "scan.cxi", tmp_path / "run", "--probe", zero),
+        r"zero\.npy: the probe is not finite, or zero",
+    )
+    earlier = run(capsys, folder / "scan.cxi", tmp_path / "earlier", *warm)
+    assert earlier.status == 0
+    again = run(capsys, folder / "scan.cxi", tmp_path / "again", "--probe", earlier.folder)
+    assert again.status == 0, "the same scan's own probe fits"
+    other = run(capsys, folder / "scan.cxi", tmp_path / "run", "--probe", earlier.folder, "--distance", 2.5)
+    assert_refused(other, r"warmstart\.fits: the start probe's pixel size is \S+ m; this scan's is \S+ m")
+    both = ("--energy", 9 * 1.2, "--distance", 2.0 * 1.2)
+    other = run(capsys, folder / "scan.cxi", tmp_path / "run", "--probe", earlier.folder, *both)
+    assert_refused(other, r"warmstart\.fits: the start probe's wavelength is 1\.37\S+ m; this scan's is 1\.14\S+ m")

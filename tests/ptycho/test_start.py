@@ -1,0 +1,100 @@
+"""A start from the data alone: the sweep finds the defocus, and a run from there ends where a warm one does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from beamside.ptycho.engine import Ptychography
+from beamside.ptycho.optics import optics_of
+from beamside.ptycho.probe import centre_offset_px
+from beamside.ptycho.start import flat_probe, largest_defocus_m, pupil_probe, short_run, sweep, trial_frames
+from tests.ptycho import scene
+
+
+def ready(made: scene.Scan) -> Ptychography:
+    """An engine that has the frames and has done nothing."""
+    engine = Ptychography.fresh(scene.options(), scene.header(made))
+    engine.ingest(scene.batch(made))
+    return engine
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_sweep_finds_the_defocus_and_its_sign(seed: int) -> None:
+    """Within 10 % of the truth, which is 1.5 mm or -1.8 mm, and nobody says which."""
+    truth = (1.5e-3, -1.8e-3)[seed % 2]
+    engine = ready(scene.scan(defocus_m=truth, seed=seed))
+    trials = sweep(engine.store, engine.positions_px, engine.optics, engine.likelihood, seed=0, lanes=1)
+    assert abs(trials[0].defocus_m - truth) < 0.1 * abs(truth)
+    assert [t.misfit for t in trials] == sorted(t.misfit for t in trials)
+    assert {np.sign(t.defocus_m) for t in trials} == {-1, 1}
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_a_cold_run_ends_near_a_warm_one(seed: int) -> None:
+    made = scene.scan(seed=seed)
+    cold = scene.run(made, scene.options(iterations_after_close=30))
+    warm = scene.run(made, scene.options(made, iterations_after_close=30))
+    assert cold.opening.defocus_m == pytest.approx(1e-3, rel=0.1)
+    assert scene.run_error(made, cold) < max(0.03, 1.3 * scene.run_error(made, warm))
+
+
+def test_the_pupil_probe_is_the_defocused_lens() -> None:
+    """With the true pupil and defocus, what is left to the true probe is the coma that no one told it."""
+    made = scene.scan()
+    optics = optics_of(scene.header(made).fields)
+    pattern = np.abs(np.fft.fft2(made.probe[0].astype(np.complex128))) ** 2
+    likeness = {}
+    for z in (1e-3, -1e-3, 0.3e-3):
+        found = pupil_probe(pattern, optics, z)[0]
+        both = np.linalg.norm(found) * np.linalg.norm(made.probe[0])
+        # A coma's tilt moves the beam a little, so the likeness is the highest over shifts.
+        product = np.fft.ifft2(np.fft.fft2(found).conj() * np.fft.fft2(made.probe[0]))
+        likeness[z] = float(np.abs(product).max()) / both
+    assert likeness[1e-3] > 0.95 and likeness[-1e-3] < 0.8 and likeness[0.3e-3] < 0.8
+    assert np.abs(centre_offset_px(pupil_probe(pattern, optics, 1e-3))).max() < 1
+
+
+def test_the_sweep_reaches_as_far_as_the_beam_fits_the_window() -> None:
+    """At the largest defocus a beam from the mean pattern's aperture is three quarters of the window wide."""
+    made = scene.scan()
+    optics = optics_of(scene.header(made).fields)
+    pattern = np.abs(np.fft.fft2(made.probe[0].astype(np.complex128))) ** 2
+    reach = largest_defocus_m(pattern, optics)
+    widths = []
+    for z in (reach, reach / 2):
+        line = (np.abs(pupil_probe(pattern, optics, z)[0]) ** 2).sum(0)
+        inside = np.cumsum(line) / line.sum()
+        widths.append(int((inside < 0.98).sum() - (inside < 0.02).sum()))
+    assert 0.4 * 64 < widths[0] < 0.95 * 64 and widths[1] < 0.65 * widths[0]
+
+
+def test_the_flat_probe_has_the_mean_frames_amplitude() -> None:
+    pattern = np.random.default_rng(0).random((8, 8))
+    np.testing.assert_allclose(np.abs(flat_probe(pattern)[0]) ** 2, pattern, rtol=1e-5)
+    assert np.angle(flat_probe(pattern)).max() == 0
+
+
+def test_trial_frames_lie_together_and_are_usable() -> None:
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 1000, (500, 2))
+    usable = rng.random(500) > 0.2
+    frames = trial_frames(places, usable, 50)
+    assert usable[frames].all() and len(frames) == 50 and (np.diff(frames) > 0).all()
+    middle = np.median(places[usable], axis=0)
+    left = np.setdiff1d(np.flatnonzero(usable), frames)
+    assert np.hypot(*(places[frames] - middle).T).max() <= np.hypot(*(places[left] - middle).T).min()
+
+
+def test_a_short_run_from_nonsense_ends_worse_than_one_from_the_truth() -> None:
+    made = scene.scan()
+    engine = ready(made)
+    frames = np.arange(100)
+
+    def misfit(probe: np.ndarray) -> float:
+        return short_run(
+            engine.store, engine.positions_px, frames, probe, engine.optics.detector, engine.likelihood, 0, 1
+        )
+
+    noise = np.random.default_rng(0).standard_normal((1, 64, 64)).astype(np.complex64)
+    assert misfit(made.probe) < 0.7 * misfit(noise)
