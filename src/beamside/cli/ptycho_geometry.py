@@ -90,7 +90,7 @@ def _verdict(table: list[Candidate]) -> int:
         print("The geometry as given fits as well as any. (Turning by 180 degrees gives the conjugate twin: a start")
         print("probe of known sign tells the two apart, the data alone cannot.)")
         return 0
-    print(f"The frames fit clearly better with {best.name}: give --orientation {best.orientation}.")
+    print(f"The frames fit clearly better with {best.name}: give {best.cure}.")
     if best.dc_moved:
         print("The zero frequency is elsewhere: give --dc corner or --dc centre, whichever is not in use.")
     return 1

@@ -38,7 +38,6 @@ CATCH_UP = 10
 SETTLED = 60
 """Iterations without a new frame after which an open run waits."""
 _REFINE_FROM = 10
-_JUDGE_AT = 10
 _LAST_GAIN = 0.15
 _ORTHOGONAL_EVERY = 10
 _DRIFT_PX = 3.0
@@ -75,7 +74,7 @@ class Ptychography:
         self.known_before: NDArray[np.bool_] | None = None
         self.regress = 0.0
         self.unexplained = False
-        """Whether the misfit is more than counting noise can be; judged once, when the first frames have settled."""
+        """Whether the misfit is more than counting noise can be; judged half way through the closing iterations."""
         self.set_aside: list[str] = []
 
     @classmethod
@@ -245,7 +244,7 @@ class Ptychography:
         if len(self.shop.probe) > 1 and (self.iteration % _ORTHOGONAL_EVERY == 0 or self.finished):
             self.shop.set_probe(orthogonal(self.shop.probe))
             self.shop.probe_velocity[:] = 0
-        if self.iteration == _JUDGE_AT and self.likelihood.poisson:
+        if self._in_closing() and self.closing == self.options.iterations_after_close // 2 and self.likelihood.poisson:
             self.unexplained = is_unexplained(self.errors[-1], self.store, self.optics.detector.valid)
         offset = np.round(centre_offset_px(self.shop.probe)).astype(np.int64)
         if self.options.probe is None and np.abs(offset).max() >= _DRIFT_PX and not self._in_closing():

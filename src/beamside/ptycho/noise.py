@@ -62,8 +62,8 @@ def lit_pixels(shop: Workshop, frames: Frames) -> float:
 def is_unexplained(misfit: float, store: FrameStore, valid: NDArray[np.float32]) -> bool:
     """Whether a frame's misfit says that something other than Poisson noise is at work.
 
-    On simulated scans the ratio to `expected_misfit` is 1.0 to 1.35 after ten iterations, with recorded positions off
-    by a pixel too; on a measured one, with a beam that wandered, 1.65. At low dose the model does not matter.
+    On simulated scans the ratio to `expected_misfit` is 1.0 to 1.25 after twenty iterations, with recorded positions
+    off by a pixel too; on a measured one, with a beam that wandered, 1.65. At low dose the model does not matter.
     """
     mean = store.mean_pattern
     if float(mean.mean()) < _STRONG_COUNTS:

@@ -64,7 +64,7 @@ def orthogonal(modes: Modes) -> Modes:
 
 
 def with_modes(modes: Modes, count: int) -> Modes:
-    """`count` modes: the given ones first, then the first times y, x, y^2 ... at 4 % of its intensity each."""
+    """`count` modes: the given ones first, then the first times y, x, y^2 ... at 10 % of its intensity each."""
     size = modes.shape[-1]
     axis = (np.arange(size) - size // 2) / size
     found = list(modes[:count])
@@ -72,7 +72,7 @@ def with_modes(modes: Modes, count: int) -> Modes:
         extra = len(found) - 1
         along = axis[:, None] if extra % 2 == 0 else axis[None]
         g = modes[0] * along ** (1 + extra // 2)
-        found.append(g * np.sqrt(0.04 * _power(modes[0]) / max(_power(g), 1e-30)))
+        found.append(g * np.sqrt(0.1 * _power(modes[0]) / max(_power(g), 1e-30)))
     return np.stack(found).astype(np.complex64)
 
 

@@ -13,8 +13,8 @@ from beamside.ptycho.workshop import Workshop
 
 _STEP, _MOMENTUM, _DAMPING = 0.4, 0.8, 0.02
 _PROBE_STEP, _PROBE_MOMENTUM = 0.7, 0.85
-_PROBE_FRAMES = 160
-"""Frames between two updates of the probe: each costs as many FFTs as ten frames."""
+_PROBE_FRAMES, _PROBE_SHARE = 160, 3
+"""Frames between two updates of the probe, each of which costs as many FFTs as ten frames; of a small scan, a third."""
 
 
 class Accelerated(Solver):
@@ -23,14 +23,14 @@ class Accelerated(Solver):
     def iterate(self, shop: Workshop, task: Pass) -> float:
         """One pass over all frames, in random minibatches."""
         height, width = shop.canvas.shape
-        misfit, seen = 0.0, 0
+        misfit, seen, enough = 0.0, 0, min(_PROBE_FRAMES, len(task.frames) // _PROBE_SHARE)
         for part in batches(task, height * width, shop.size):
             seen += len(part)
             misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement)
             shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth)
-            if task.probe and seen >= _PROBE_FRAMES:
+            if task.probe and seen >= enough:
                 shop.update_probe(_PROBE_STEP * task.gain, _PROBE_MOMENTUM)
                 seen = 0
         if task.probe and seen:
-            shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / _PROBE_FRAMES), _PROBE_MOMENTUM)
+            shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / max(1, enough)), _PROBE_MOMENTUM)
         return misfit
