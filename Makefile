@@ -28,10 +28,10 @@ typecheck: .venv/installed
 	$(BIN)/mypy
 
 test: lint typecheck
-	$(BIN)/pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-all: lint typecheck
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/classify.py

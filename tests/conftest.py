@@ -11,6 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about what else the machine does than about the code.
+settings.register_profile("beamside", deadline=None)
+settings.load_profile("beamside")
 
 
 @pytest.fixture(scope="session")

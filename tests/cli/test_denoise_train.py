@@ -105,7 +105,7 @@ def test_a_first_model_that_has_changed_is_refused_at_resume(tmp_path: Path) -> 
     path = tmp_path / "model"
     path.write_bytes(b"another")
     with pytest.raises(InputError, match="not the model"):
-        denoise._unchanged(path, [{"path": str(path), "sha256": "0" * 64}])
+        denoise._require_unchanged(path, [{"path": str(path), "sha256": "0" * 64}])
 
 
 @pytest.mark.parametrize(("text", "value"), [("256MB", 256 * 2**20), ("1.5GB", 3 * 2**29), ("64kb", 2**16)])

@@ -26,6 +26,7 @@ from beamside.run.replay import read_dump
 from beamside.run.store import Store, manifest
 from beamside.sources.particles import ParticleFile
 from beamside.sources.scans import ScanFile
+from tests.corpus.make_models import models, read_weights, write_bomb, write_promise
 from tests.formats.scan_files import write_cxi
 from tests.formats.simple_files import particles, project_bytes, stacks
 
@@ -43,7 +44,8 @@ class Case:
 
 def whole_corpus() -> list[Case]:
     """All cases; names are unique."""
-    return [*mrc(), *star(), *stack_of_star(), *npy(), *cs(), *simple(), *checkpoints(), *dumps(), *layers(), *hdf5()]
+    tables = [*mrc(), *star(), *stack_of_star(), *npy(), *cs(), *simple()]
+    return [*tables, *checkpoints(), *dumps(), *layers(), *hdf5(), *safetensors()]
 
 
 def file(name: str, raw: bytes, read: Read, label: str) -> Case:
@@ -505,6 +507,15 @@ def hdf5() -> Iterator[Case]:
 
             if how == "cut" or share == 1:
                 yield Case(f"a.cxi: {how} at {share}0 %", put, scan_of)
+    yield Case("a.cxi: 13 GB in 70 kB", lambda folder: write_bomb(folder / "a.cxi"), scan_of)
+    yield Case("a.cxi: 13 GB that were never written", lambda folder: write_promise(folder / "a.cxi"), scan_of)
+
+
+def safetensors() -> Iterator[Case]:
+    """Models of the denoiser."""
+    yield from foreign("a.safetensors", read_weights)
+    for label, raw in models():
+        yield file("a.safetensors", raw, read_weights, f"a.safetensors: {label}")
 
 
 def layers() -> Iterator[Case]:

@@ -12,7 +12,7 @@ from beamside.run.guard import Guard, Severity
 
 PAGE = Path(__file__).parents[2] / "docs" / "guards.md"
 EVERY = [guard for _, guards in groups() for guard in guards]
-BOUNDARIES = {"ingest", "step", "publish", "options", "table", "files"}
+BOUNDARIES = {"ingest", "step", "publish", "options", "table", "files", "socket"}
 
 
 def test_the_page_is_what_the_code_gives(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +30,7 @@ def test_every_entry_is_whole(guard: Guard) -> None:
 def test_names_are_unique_within_an_owner_and_engines_that_exist_are_there() -> None:
     source = Path(__file__).parents[2] / "src" / "beamside"
     for title, guards in groups():
-        assert len({guard.name for guard in guards}) == len(guards), title
+        assert len({(guard.name, guard.severity) for guard in guards}) == len(guards), title
     listed = {title for title, _ in groups()}
     assert {f"Engine `{n}`" for n in ENGINES if (source / n / "guards.py").exists()} <= listed
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from beamside.cli.main import main
-from beamside.doctor import check_classify, machine, selfcheck
+from beamside.doctor import check_classify, check_ptycho, machine, selfcheck
 from beamside.doctor.selfcheck import Check
 from beamside.simulate.particles import Recipe, Session
+from beamside.simulate.scan import Scan, ScanRecipe
 from beamside.simulate.volumes import load_volume
 
 
-def test_every_engine_passes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_every_engine_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "ptycho       passed: correlation of the object with the truth is 0.9" in said
+    assert "denoise      passed: the smaller gain" in said
+
+
+def test_one_engine_passes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selfcheck, "CHECKS", {"classify": selfcheck.CHECKS["classify"]})
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
@@ -44,6 +54,20 @@ def test_agreement_tells_views_apart() -> None:
     by_tilt = (np.abs(np.cos(np.deg2rad(made.truth.tilt_deg))) > 0.9).astype(np.int64)
     assert check_classify.view_agreement(made, by_tilt) > 0.85
     assert np.isnan(check_classify.view_agreement(made, np.zeros(2000, dtype=np.int64)))
+
+
+def test_likeness_forgives_a_ramp_and_a_shift_and_nothing_else() -> None:
+    recipe = ScanRecipe(frames=9, frame_px=64, step_px=8.0)
+    truth = Scan(recipe).object
+    other = Scan(replace(recipe, seed=2)).object[10:60, 12:62]
+    ramp = np.exp(1j * (0.05 * np.arange(50)[:, None] - 0.02 * np.arange(50)[None] + 0.4))
+    where = np.ones((50, 50), dtype=bool)
+    assert check_ptycho.likeness(truth, 2 * ramp * truth[12:62, 11:61], (10, 12), where) == pytest.approx(1, abs=1e-5)
+    assert check_ptycho.likeness(truth, other, (10, 12), where) < 0.5
+    where[20:] = False
+    spoilt = np.array(truth[10:60, 12:62])
+    spoilt[21:] = 0
+    assert check_ptycho.likeness(truth, spoilt, (10, 12), where) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_full_disk_and_an_absent_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from beamside.errors import RunDirectoryError
+from beamside.errors import InputError, RunDirectoryError
 from beamside.run import atomic
-from beamside.run.engine import Snapshot, State
+from beamside.run.engine import Batch, Snapshot, State
 from beamside.run.guard import Verdict
+from beamside.run.source import Record
 from beamside.run.store import Store, describe_input, manifest
 
 LOOP = {"idle": False}
@@ -139,3 +141,17 @@ def test_every_file_is_flushed_before_its_folder_is_renamed(store: Store, monkey
     files = {"state.safetensors", "values.json", "manifest.json", ".000007.partial"}
     assert {name for kind, name in calls[:at] if kind == "fsync"} == files
     assert calls[at + 1] == ("fsync", "checkpoints")
+
+
+def test_a_dump_of_items_that_cannot_be_loaded_together_still_tells_why(tmp_path: Path) -> None:
+    def of_two_sizes(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        if len(rows) > 1:
+            raise InputError("the items differ in size.")
+        return np.zeros((1, 3), np.float32)
+
+    store = Store.create(tmp_path / "run", manifest("toy", {}, seed=0, inputs=[]))
+    batch = Batch(("a", "b"), {}, of_two_sizes)
+    records = [[Record("a", "{}"), Record("b", "{}")]]
+    place = store.write_dump("000001-why", State({}, {}), [batch], records, {"step": 1, "finding": "it was wrong"})
+    told = json.loads((place / "dump.json").read_text())
+    assert told["finding"] == "it was wrong" and told["batch_items_dumped"] == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 HELP = "versions, device, disk, and a self-check of every engine against known truth"
@@ -25,6 +26,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: the folder is absent.
     """
+    # Idle OpenMP threads that spin take the processor from the checks; this must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
     from beamside.doctor import machine
     from beamside.errors import InputError
 

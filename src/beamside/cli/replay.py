@@ -1,8 +1,8 @@
 """`beamside replay RUN/dumps/N`: the engine on the exact inputs and state that a guard, or a person, had kept.
 
 The verb that began the run gives `engine_of(values)`, the engine's class and its options from what run.json holds, and
-`source_of(values, header)`, where items come from whose pixels the dump has no room for; there `values["run_dir"]` is the
-run's directory, which holds what a live run received.
+`source_of(values, header)`, where items come from whose pixels the dump has no room for; there `values["run_dir"]` is
+the run's directory, which holds what a live run received.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
             remedy="Use the version of beamside that run.json names.",
         )
     engine, options = module.engine_of(dump.options)
-    found = replay(dump, engine, options, _source(dump, module.source_of) if None in dump.batches else None)
+    source = _source(dump, module.source_of) if None in dump.batches else None
+    try:
+        found = replay(dump, engine, options, source)
+    finally:
+        getattr(source, "close", lambda: None)()
     print(f"{args.dump}: step {dump.step}, {len(dump.records)} batches; {dump.finding or 'dumped on request.'}")
     for finding in found.findings:
         print(finding.sentence())

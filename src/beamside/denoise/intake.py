@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamside.denoise.alignment import displacement
-from beamside.denoise.guards import DEPENDENT, DISPLACED_PX, DRIFTED_PX, SIGNIFICANT
+from beamside.denoise.guards import CERTAIN_PX, DEPENDENT, DISPLACED_PX, DRIFTED_PX, SIGNIFICANT
 from beamside.denoise.micrograph import HELD_OUT, TRAIN, Micrograph, earliest_by_hash, is_held_out
 from beamside.denoise.normalise import robust_scale
 from beamside.errors import InputError
@@ -68,7 +68,7 @@ class Intake:
 
     def _aligned(self, found: Micrograph, pixels: NDArray[Any]) -> Micrograph | None:
         moved = displacement(pixels[0], pixels[1], found.scale)
-        if moved.significance < SIGNIFICANT or moved.length_px < DISPLACED_PX:
+        if moved.length_px < max(DISPLACED_PX, CERTAIN_PX / moved.significance) or moved.significance < SIGNIFICANT:
             return found
         drifted = moved.length_px > DRIFTED_PX
         self.displaced.append(Displaced(found.key, moved.dy_px, moved.dx_px, moved.length_px, drifted))

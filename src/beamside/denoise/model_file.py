@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beamside.denoise.networks import Network, build
+from beamside.denoise.networks import NAMES, Network, build
 from beamside.errors import BeamsideError, FormatError
 
 FORMAT = "beamside-denoise-1"
@@ -180,7 +180,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
 def _read_header(data: bytes, where: str) -> tuple[dict[str, Any], bytes]:
     try:
         return _split(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(where, f"no safetensors header ({error})") from error
 
 
@@ -197,7 +197,7 @@ def _said(text: str, where: str) -> dict[str, Any]:
     """The card as it was written, the checksum in it."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(where, f"its card is no JSON ({error})") from error
     if not isinstance(values, dict):
         raise _damaged(where, "its card is no table")
@@ -212,8 +212,9 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = load(data)
     except SafetensorError as error:
         raise _damaged(where, str(error)) from error
-    if _PROBE_IN not in arrays or _PROBE_OUT not in arrays:
-        raise FormatError("holds no probe.", where=where, remedy=_REMEDY)
+    probes = [arrays.get(name) for name in (_PROBE_IN, _PROBE_OUT)]
+    if any(probe is None or probe.shape != (1, 1, _PROBE_PX, _PROBE_PX) for probe in probes):
+        raise FormatError(f"holds no probe of {_PROBE_PX} px.", where=where, remedy=_REMEDY)
     return arrays
 
 
@@ -221,6 +222,9 @@ def _card(said: Mapping[str, Any], where: str) -> Card:
     values = {name: value for name, value in said.items() if name != "format"}
     if said.get("format") != FORMAT:
         raise FormatError(f"is not of the form {FORMAT}.", where=where, remedy="Update beamside.")
+    if values.get("network") not in list(NAMES):
+        text = f"is a model of a network {str(values.get('network'))[:40]!r}, which this version does not know."
+        raise FormatError(text, where=where, remedy="Update beamside.")
     try:
         return Card(**values)
     except (TypeError, BeamsideError) as error:

@@ -11,7 +11,8 @@ from beamside.run.guard import Guard
 ENGINES = ("classify", "ptycho", "denoise")
 _OWNERS = (
     ("Every run", "beamside.run.guards"),
-    ("Particles, wherever they come from", "beamside.sources.guards"),
+    ("Particles and micrographs, wherever they come from", "beamside.sources.guards"),
+    ("Ptychographic scans, in files and on sockets", "beamside.sources.scan_guards"),
     ("Joining and choosing particles", "beamside.doctor.guards"),
     ("What a command line asks for", "beamside.doctor.option_guards"),
     *((f"Engine `{name}`", f"beamside.{name}.guards") for name in ENGINES),

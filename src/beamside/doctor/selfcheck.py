@@ -27,7 +27,11 @@ class Check:
         return self.measured >= self.least
 
 
-CHECKS: dict[str, str] = {"classify": "beamside.doctor.check_classify"}
+CHECKS: dict[str, str] = {
+    "classify": "beamside.doctor.check_classify",
+    "ptycho": "beamside.doctor.check_ptycho",
+    "denoise": "beamside.doctor.check_denoise",
+}
 """Engine -> module with `check() -> Check`."""
 
 

@@ -65,7 +65,11 @@ def _numbers(path: Path) -> NDArray[np.float32]:
             f"cannot be read ({error.strerror}).", where=str(path), remedy="Copy the folder again."
         ) from error
     if not data or len(data) % _FLOAT.itemsize:
-        raise FormatError(f"holds {len(data)} bytes, no whole float32 numbers.", where=str(path))
+        raise FormatError(
+            f"holds {len(data)} bytes, no whole float32 numbers.",
+            where=str(path),
+            remedy="The file is cut; copy the folder again.",
+        )
     numbers = np.frombuffer(data, dtype=_FLOAT).astype(np.float32)
     if not np.isfinite(numbers).all():
         raise FormatError("holds NaN or infinity.", where=str(path), remedy="Take the weights of an earlier epoch.")

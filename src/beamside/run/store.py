@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from beamside.errors import RunDirectoryError
+from beamside.errors import BeamsideError, RunDirectoryError
 from beamside.run import atomic
 from beamside.run.encode import exact_json, pack, public_json, unpack
 from beamside.run.engine import Array, Batch, Snapshot, State
@@ -269,14 +269,21 @@ def _judgement(findings: Sequence[Finding], verdict: Verdict) -> dict[str, Any]:
 
 
 def _inputs_of(batch: Batch, room_bytes: int, *, least: int) -> tuple[dict[str, Array], dict[str, Any], int, int]:
-    """Arrays and texts of a batch, how many of its rows they hold, and their bytes; no row when `least` do not fit."""
+    """Arrays and texts of a batch, how many of its rows they hold, and their bytes; no row when `least` do not fit.
+
+    No row either where the items cannot be loaded, or not together because their sizes differ: a replay then asks
+    the source, and a dump must not hide the finding it is made for.
+    """
     import numpy as np
 
-    one = batch.load(np.arange(1, dtype=np.int64))
-    rows = min(len(batch), max(1, room_bytes // max(1, one.nbytes)))
-    if rows < least:
+    try:
+        one = batch.load(np.arange(1, dtype=np.int64))
+        rows = min(len(batch), max(1, room_bytes // max(1, one.nbytes)))
+        if rows < least:
+            return {}, {}, 0, 0
+        pixels = batch.load(np.arange(rows, dtype=np.int64))
+    except BeamsideError:
         return {}, {}, 0, 0
-    pixels = batch.load(np.arange(rows, dtype=np.int64))
     arrays: dict[str, Array] = {"pixels": pixels}
     texts: dict[str, Any] = {"keys": list(batch.keys)}
     for name, column in batch.columns.items():

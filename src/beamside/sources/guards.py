@@ -1,4 +1,4 @@
-"""The guards on particle tables and their files. The sources look for what they name; no engine runs them."""
+"""The guards on tables, micrographs and their files. The sources look for what they name; no engine runs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def owned(*row: Row) -> tuple[Guard, ...]:
     return tuple(Guard(*values, looked_for_by_its_owner) for values in row)
 
 
-READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEAN, RANGES = owned(
+READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEAN, RANGES, KIND, INPUT = owned(
     (
         "table.readable", "table", "a particle file that cannot be read or used", "any",
         "half a table is no table", Severity.SUSPECT,
@@ -72,6 +72,18 @@ READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEA
         "Tables that were merged or cut wrongly point past their stacks.",
         "The table and the stack do not belong together; write them again.",
     ),
+    (
+        "pairs.kind", "files", "what a watched folder of micrographs holds so far", "sums alone",
+        "two images with independent noise teach more than one", Severity.NOTE,
+        "A session often writes sums before halves or movies, so they are waited for.",
+        "Give --pairs single to train on sums alone.",
+    ),
+    (
+        "input.readable", "files", "micrographs of a watched folder that cannot be read or used", "any",
+        "half a micrograph is no micrograph", Severity.SUSPECT,
+        "A damaged micrograph, or one of another magnification, is set aside; one that was named is refused.",
+        "Export it again.",
+    ),
 )  # fmt: skip
 
-GUARDS = (READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEAN, RANGES)
+GUARDS = (READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEAN, RANGES, KIND, INPUT)

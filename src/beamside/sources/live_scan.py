@@ -163,7 +163,7 @@ class LiveScan:
                 pixels = self._cache.pop(offset, None)
             if pixels is None:
                 about, blob = self._spool.read(offset)
-                pixels = _image(about, blob).pixels()
+                pixels = image_of(about, blob).pixels()
             parts.append(pixels)
         if not parts:
             return np.empty((0, geometry.frame_px, geometry.frame_px), dtype=np.uint16)
@@ -255,7 +255,7 @@ class LiveScan:
         for offset, about, blob in self._spool.records():
             kind = about.get("kind")
             if kind == "image":
-                image = _image(about, blob)
+                image = image_of(about, blob)
                 self._series = image.series
                 self._matcher.add_frame(image.frame, offset)
                 self._first = self._first or image
@@ -265,7 +265,7 @@ class LiveScan:
                 self._motors.stopped = self._motors.stopped or bool(about["stopped"])
             else:
                 self._series = int(about["series"])
-                self._note_series(_series_of(about, blob))
+                self._note_series(series_of(about, blob))
         self._settle()
 
     # when all is known, and when all is over
@@ -283,7 +283,7 @@ class LiveScan:
                 self._found.append(Finding("stream.header", Severity.SUSPECT, saw, remedy))
             return
         known = beam(self._start.config) if self._start is not None else Beam(None, None, None, None, None, None)
-        geometry = _geometry(self._start, known, first, self.options)
+        geometry = geometry_of(self._start, known, first, self.options)
         layout = ScanLayout("stream", (), unit_m=1.0, wavelength_m=known.wavelength_m, distance_m=known.distance_m,
                             detector_pixel_m=known.detector_pixel_m)  # fmt: skip
         made = instrument(layout, self.options, geometry.frame_px, "the stream")
@@ -312,7 +312,8 @@ class LiveScan:
         self._found += self._matcher.leftovers(self._expected)
 
 
-def _geometry(start: SeriesStart | None, known: Beam, first: Image, options: ScanOptions) -> DetectorGeometry:
+def geometry_of(start: SeriesStart | None, known: Beam, first: Image, options: ScanOptions) -> DetectorGeometry:
+    """How stored frames become those of the solvers, from the series' begin, the first frame and the options."""
     maps: dict[str, Any] = dict(options.maps())
     if start is not None and start.pixel_mask is not None and "valid" not in maps:
         maps["valid"] = start.pixel_mask == 0
@@ -352,7 +353,8 @@ def _about(image: Image) -> dict[str, Any]:
     }
 
 
-def _image(about: dict[str, Any], blob: bytes) -> Image:
+def image_of(about: dict[str, Any], blob: bytes) -> Image:
+    """A frame as the spool keeps it."""
     rows, columns = about["shape"]
     return Image(about["series"], about["frame"], (rows, columns), about["type"], about["encoding"], blob)
 
@@ -367,7 +369,8 @@ def _series_record(message: SeriesStart | SeriesEnd) -> tuple[dict[str, Any], by
     return {**record, "mask_shape": list(message.pixel_mask.shape)}, message.pixel_mask.tobytes()
 
 
-def _series_of(about: dict[str, Any], blob: bytes) -> SeriesStart | SeriesEnd:
+def series_of(about: dict[str, Any], blob: bytes) -> SeriesStart | SeriesEnd:
+    """A series' begin or end as the spool keeps it."""
     if about["kind"] == "end":
         return SeriesEnd(about["series"])
     mask = np.frombuffer(blob, dtype="<u4").reshape(about["mask_shape"]) if blob else None

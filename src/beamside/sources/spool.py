@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from beamside.errors import FormatError
+from beamside.errors import FormatError, InputError
 
 _MAGIC = b"BSP1"
 _HEADER = struct.Struct("<4sIII")
@@ -25,16 +25,21 @@ _MOST_BYTES = 1 << 30
 class Spool:
     """One file, one writer; reading is safe from any thread.
 
+    read_only: for a look at what a run, alive or not, has kept; the file stays as it is. InputError where it is absent.
     Raises FormatError where a record that was written does not agree with its checksum.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._lock = threading.Lock()
+        if read_only:
+            self._file = _open_to_read(path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._end = self._last_whole()
-        os.ftruncate(self._file, self._end)
+        if not read_only:
+            os.ftruncate(self._file, self._end)
         self._synced = self._end
 
     def append(self, about: Mapping[str, Any], blob: bytes = b"") -> int:
@@ -98,3 +103,14 @@ class Spool:
             return None
         about = json.loads(data[:text_bytes])
         return about, data[text_bytes:], after
+
+
+def _open_to_read(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"what the run received cannot be read ({error.strerror}).",
+            where=str(path),
+            remedy="Bring the run's directory back to its place, with its spool.",
+        ) from error
