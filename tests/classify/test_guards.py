@@ -72,4 +72,4 @@ def test_guards_say_what_a_person_needs() -> None:
     for guard in Classifier.guards:
         assert guard.remedy.endswith(".") and guard.bound and guard.bound_origin and guard.statistic
         assert guard.severity in set(Severity)
-    assert len({guard.name for guard in Classifier.guards}) == len(Classifier.guards)
+    assert len({(guard.name, guard.severity) for guard in Classifier.guards}) == len(Classifier.guards)

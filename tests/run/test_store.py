@@ -149,7 +149,7 @@ def test_a_dump_of_items_that_cannot_be_loaded_together_still_tells_why(tmp_path
             raise InputError("the items differ in size.")
         return np.zeros((1, 3), np.float32)
 
-    store = Store.create(tmp_path / "run", manifest("toy", {}, seed=0, inputs=[]))
+    store = Store.create(tmp_path, manifest("toy", {}, seed=0, inputs=[]))
     batch = Batch(("a", "b"), {}, of_two_sizes)
     records = [[Record("a", "{}"), Record("b", "{}")]]
     place = store.write_dump("000001-why", State({}, {}), [batch], records, {"step": 1, "finding": "it was wrong"})
