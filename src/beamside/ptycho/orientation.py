@@ -16,7 +16,7 @@ from beamside.ptycho.start import pupil_probe, short_run, trial_frames
 from beamside.ptycho.workshop import Detector, Likelihood
 from beamside.run.engine import Array, Batch
 
-_FRAMES, _ITERATIONS = 150, 5
+_FRAMES, _ITERATIONS = 120, 4
 NAMES = (
     "as given",
     "y reversed",

@@ -226,7 +226,7 @@ class Workshop:
 
     def update_object(self, step: float, damping: float, momentum: float, smooth: float = 0.0) -> None:
         """Move the object along its preconditioned gradient, and clear the sums."""
-        peak = np.float32(self.den.sum(0).max())
+        peak = np.float32((self.den[0] if self.lanes == 1 else self.den.sum(0)).max())
         kernels.update_object(
             self.canvas.object, self.canvas.velocity, self.num, self.den, np.float32(step), np.float32(damping),
             np.float32(momentum), peak, np.float32(smooth * peak),
