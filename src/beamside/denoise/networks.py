@@ -10,6 +10,7 @@ on pixels unshuffled by 2 (Shi et al. 2016).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -26,16 +27,16 @@ UNSHUFFLE = 2
 _SLOPE = 0.1
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A denoiser of normalised micrographs."""
 
     name: str
     stride: int
     """Tiles begin on multiples of this many pixels; sizes are multiples of it."""
 
+    @abstractmethod
     def needs(self, span: Span) -> Span:
         """The input pixels along one axis on which the output pixels of `span` depend, from the layers."""
-        raise NotImplementedError
 
     @property
     def halo(self) -> int:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from beamside.compute.lanes import available_threads
+from beamside.compute.memory import total_bytes
 from beamside.errors import InputError, OptionError
 from beamside.ptycho import stored
 from beamside.ptycho.canvas import Canvas
@@ -283,10 +284,7 @@ def _blocks(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _frames_that_fit(size: int) -> int:
-    import os
-
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, int(_MEMORY_SHARE * memory / (2 * size * size)))
+    return max(1, int(_MEMORY_SHARE * total_bytes() / (2 * size * size)))
 
 
 def _workshop(options: PtychoOptions, store: FrameStore, canvas: Canvas, detector: Detector, lanes: int) -> Workshop:

@@ -42,8 +42,6 @@ class PtychoOptions:
     """Refinement iterations once the source has closed; the only number that ends a healthy run."""
     max_iterations: int | None = None
     """Safety cap on all iterations; None: no cap."""
-    publish_every: int = 10
-    """Iterations between two snapshots while frames arrive; at the command line snapshots go by the clock too."""
     capacity: int | None = None
     """Frames held in memory; None: as many as fit. Further ones are read again in every iteration."""
     first_frames: int = 200
@@ -78,7 +76,6 @@ class PtychoOptions:
                 self._at_least(name, 1)
         self._at_least("iterations_after_close", 0)
         self._at_least("first_frames", 1)
-        self._at_least("publish_every", 1)
         self._at_least("probe_start", 0)
         if self.modes is not None and not 1 <= self.modes <= MOST_MODES:
             raise OptionError(f"--modes is {self.modes}.", remedy=f"Give 1 to {MOST_MODES}.")
