@@ -61,23 +61,25 @@ def test_rotation_is_a_phase() -> None:
         assert (after - before * np.exp(-1j * m * alpha)).abs().max() < 1e-3 * before.abs().max() + 1e-3
 
 
-def test_angles_and_orders_are_inverse() -> None:
-    rings = Rings(64, 1, 12, 20)
+def test_values_on_half_a_circle_are_the_sum_over_orders() -> None:
+    """Against the sum over all orders, negative ones by the symmetry of real images; and back."""
     coefficients = torch.randn(3, 20, 12, dtype=torch.complex64)
     coefficients[:, 0].imag.zero_()
-    coefficients[:, 0] = torch.randn(3, 12).to(torch.complex64)
-    back = polar.to_orders(polar.to_angles(coefficients, 64), 20)
-    assert torch.allclose(back, coefficients, atol=1e-5)
-    values = polar.to_angles(coefficients, 64)
-    opposite = values.roll(32, -1)
-    assert torch.allclose(opposite, values.conj(), atol=1e-4), "a real image has conjugate opposite points"
-    assert rings.orders == 20
+    circle = polar.Circle.of(20, 64)
+    values = circle.values(coefficients)
+    theta = torch.arange(32, dtype=torch.float64) * 2 * math.pi / 64
+    m = torch.arange(-19, 20)
+    sign = (1.0 - 2.0 * (torch.arange(1, 20) % 2))[None, :, None]
+    both = torch.cat([(coefficients[:, 1:].conj() * sign).flip(1), coefficients], 1).to(torch.complex128)
+    expected = torch.einsum("bmr,mt->brt", both, torch.exp(1j * m[:, None] * theta))
+    assert torch.allclose(values.to(torch.complex128), expected, atol=1e-4)
+    assert torch.allclose(circle.orders(values), coefficients, atol=1e-5)
 
 
 def test_shift_moves_the_content() -> None:
     """The phases of a shift take the coefficients of a blob at 0 to those of a blob at s."""
     rings = Rings.for_object(32, 1, 8, 14.0)
-    grid = polar.shift_grid(rings, 2.0, 4.0)
+    grid = polar.shift_grid(rings, 2.0, 4.0, rings.orders)
     c = rings.cropped_px
     axis = (torch.arange(c, dtype=torch.float64) - c // 2) * 32 / c
     s = grid.shifts_px[3].double()
@@ -86,7 +88,7 @@ def test_shift_moves_the_content() -> None:
         image = torch.exp(-((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / 8)
         return direct(image, rings, rings.orders).to(torch.complex64)
 
-    moved = polar.to_orders(polar.to_angles(coefficients(0, 0), grid.phases.shape[-1]) * grid.phases[3], rings.orders)
+    moved = grid.circle.orders(grid.circle.values(coefficients(0, 0)) * grid.phases[3])
     expected = coefficients(float(s[0]), float(s[1]))
     assert (moved - expected).abs().max() < 1e-3 * expected.abs().max()
     assert not grid.shifts_px[grid.centre].any()

@@ -14,9 +14,9 @@ from beamside.classify.expectation import Assignment, responsibilities
 from beamside.classify.masking import circle
 from beamside.classify.mirror import reflected
 from beamside.classify.population import Population
-from beamside.classify.reference import bank, shifted, unshifted
+from beamside.classify.reference import Frame, bank, shifted, unshifted
 from beamside.classify.schedule import Stage
-from beamside.classify.search import Poses, Workspace, block_size, rotations, search
+from beamside.classify.search import Poses, Workspace, rotations, search
 from tests.classify.scene import BOX, PIXEL_A, batch, session
 
 
@@ -35,6 +35,13 @@ def model() -> models.Model:
     return built
 
 
+def compressed(averages: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """(K, S, D): shifted averages in the subspace."""
+    copies, vectors = shifted(averages, frame), frame.encoder.subspace.vectors
+    rows = [(v.mH @ copies[m].flatten(1)).view(-1, *copies.shape[2:]) for m, v in enumerate(vectors)]
+    return torch.cat(rows).permute(2, 1, 0)
+
+
 def test_unshifted_is_the_adjoint_of_shifted(model: models.Model) -> None:
     frame = model.frame
     rings, dimension = frame.encoder.rings, frame.encoder.subspace.dimension
@@ -44,7 +51,7 @@ def test_unshifted_is_the_adjoint_of_shifted(model: models.Model) -> None:
     b[:, :, 0].imag.zero_()
     u = torch.cat([b[:, :, m] @ v.conj() for m, v in enumerate(frame.encoder.subspace.vectors)], -1)
     assert u.shape[-1] == dimension
-    left = (shifted(a, frame).conj() * u).sum().real
+    left = (compressed(a, frame).conj() * u).sum().real
     back = unshifted(u, frame)
     right = (a.conj() * back).sum().real
     assert abs(float(left - right)) < 2e-3 * float(a.abs().square().sum().sqrt() * u.abs().square().sum().sqrt())
@@ -56,8 +63,8 @@ def test_search_is_brute_force(model: models.Model) -> None:
     averages = torch.randn(3, frame.orders, len(frame.encoder.rings.radii), dtype=torch.complex64)
     averages[:, 0].imag.zero_()
     made, turns = bank(averages, frame), rotations(frame.orders)
-    poses = search(vectors, ctf2, made, turns, Workspace(made, turns, 8), best=3, bonus=None)
-    copies = shifted(averages, frame).to(torch.complex128)
+    poses = search(vectors, ctf2, made, turns, Workspace(made, turns), best=3)
+    copies = compressed(averages, frame).to(torch.complex128)
     real, imaginary = component_columns(frame.encoder.subspace.sizes)
     y = torch.complex(vectors[:, real].double(), vectors[:, imaginary].double())
     alpha = torch.arange(turns.count, dtype=torch.float64) * 2 * math.pi / turns.count
@@ -77,11 +84,10 @@ def test_search_is_brute_force(model: models.Model) -> None:
 def test_a_short_block_scores_as_a_full_one(model: models.Model) -> None:
     averages = torch.randn(3, model.frame.orders, len(model.frame.encoder.rings.radii), dtype=torch.complex64)
     made, turns = bank(averages, model.frame), rotations(model.frame.orders)
-    space = Workspace(made, turns, 8)
-    full = search(model.vectors[:8], model.ctf2[:8], made, turns, space, best=2, bonus=None)
-    short = search(model.vectors[:3], model.ctf2[:3], made, turns, space, best=2, bonus=None)
+    space = Workspace(made, turns)
+    full = search(model.vectors[:8], model.ctf2[:8], made, turns, space, best=2)
+    short = search(model.vectors[:3], model.ctf2[:3], made, turns, space, best=2)
     assert torch.allclose(full.score[:3], short.score, rtol=1e-5) and torch.equal(full.label[:3], short.label)
-    assert block_size(made, turns) >= 4
 
 
 def test_a_particle_laid_back_scores_its_own_norm(model: models.Model) -> None:
@@ -99,7 +105,9 @@ def test_a_particle_laid_back_scores_its_own_norm(model: models.Model) -> None:
     inner = (sums.coefficients.conj() * averages).sum().real
     real, imaginary = component_columns(model.frame.encoder.subspace.sizes)
     y = torch.complex(vectors[0, real], vectors[0, imaginary])
-    turned = shifted(averages, model.frame)[0, 3] * torch.exp(-1j * alpha[0, 0] * model.frame.encoder.subspace.orders)
+    turned = compressed(averages, model.frame)[0, 3] * torch.exp(
+        -1j * alpha[0, 0] * model.frame.encoder.subspace.orders
+    )
     assert abs(float(inner - (y.conj() * turned).sum().real)) < 1e-2 * (1 + abs(float(inner)))
     assert float(sums.weight[0]) == 1.0
 
@@ -142,3 +150,27 @@ def test_responsibilities_sum_to_one_and_flatten_with_temperature() -> None:
     assert cold[0, 0] > hot[0, 0] and cold[0, 3] == 0
     known = Assignment.empty(2, 4).extended(5)
     assert known.label.shape == (5, 4)
+
+
+def test_equal_scores_go_to_the_class_that_comes_first(model: models.Model) -> None:
+    averages = torch.randn(1, model.frame.orders, len(model.frame.encoder.rings.radii), dtype=torch.complex64)
+    made, turns = bank(averages.repeat(4, 1, 1), model.frame), rotations(model.frame.orders)
+    first = torch.tensor([0, 1, 2, 3, 1])
+    poses = search(model.vectors[:5], model.ctf2[:5], made, turns, Workspace(made, turns), best=2, first=first)
+    assert torch.equal(poses.score[:, 0], poses.score[:, 1]) and torch.equal(poses.label[:, 0], first)
+
+
+def test_many_columns_in_tiles_score_as_few(model: models.Model) -> None:
+    """More columns than a tile holds: every class is found where it is alone, too."""
+    averages = torch.randn(90, model.frame.orders, len(model.frame.encoder.rings.radii), dtype=torch.complex64)
+    averages[:, 0].imag.zero_()
+    turns = rotations(model.frame.orders)
+    made = bank(averages, model.frame)
+    space = Workspace(made, turns)
+    assert space.tile < made.shifts * made.classes
+    together = search(model.vectors[:7], model.ctf2[:7], made, turns, space, best=1)
+    for i, k in enumerate(together.label[:, 0].tolist()):
+        alone = bank(averages[k : k + 1], model.frame)
+        one = search(model.vectors[i : i + 1], model.ctf2[i : i + 1], alone, turns, Workspace(alone, turns), best=1)
+        assert torch.allclose(one.score, together.score[i], rtol=1e-4)
+        assert torch.allclose(one.alpha, together.alpha[i], atol=1e-3) and int(one.shift) == int(together.shift[i])

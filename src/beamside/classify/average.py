@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from beamside.classify import kernels
 from beamside.classify.reference import Frame, unshifted
 from beamside.classify.search import Poses
 
@@ -53,27 +54,22 @@ class Accumulator:
     def __init__(self, classes: int, frame: Frame) -> None:
         self._frame = frame
         self._shifts = len(frame.shifts.shifts_px)
-        self._orders = frame.encoder.subspace.orders
-        self._real, self._imaginary = component_columns(frame.encoder.subspace.sizes)
+        self._orders = frame.encoder.subspace.orders.long().numpy()
+        self._columns = tuple(c.numpy() for c in component_columns(frame.encoder.subspace.sizes))
         self.buckets = torch.zeros(classes * self._shifts, 2 * len(self._orders))
         self.ctf2 = torch.zeros(classes, frame.encoder.rings.last - frame.encoder.rings.first + 1)
         self.weight = torch.zeros(classes)
 
     def add(self, vectors: Tensor, ctf2: Tensor, poses: Poses, weights: Tensor) -> None:
         """Particles (b, 2D) at all their candidate poses, weighted (b, T); zero weights cost nothing."""
+        kernels.add_turned(
+            vectors.numpy(), *self._columns, self._orders, poses.label.numpy(), poses.shift.numpy(),
+            poses.alpha.numpy(), weights.numpy(), self._shifts, self.buckets.numpy(),
+        )  # fmt: skip
         row, column = weights.nonzero(as_tuple=True)
         label, weight = poses.label[row, column], weights[row, column]
-        turned = self.turned(vectors[row], poses.alpha[row, column])
-        self.buckets.index_add_(0, label * self._shifts + poses.shift[row, column], turned * weight[:, None])
         self.ctf2.index_add_(0, label, ctf2[row] * weight[:, None])
         self.weight.index_add_(0, label, weight)
-
-    def turned(self, vectors: Tensor, alpha: Tensor) -> Tensor:
-        """Rotated back by alpha onto the class average: (b, 2D) as [real | imaginary]."""
-        phase = alpha[:, None] * self._orders
-        cosine, sine = torch.cos(phase), torch.sin(phase)
-        real, imaginary = vectors[:, self._real], vectors[:, self._imaginary]
-        return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 1)
 
     @staticmethod
     def total(parts: list[Accumulator], threads: int = 1) -> Sums:
@@ -101,11 +97,14 @@ def component_columns(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Averages:
-    """Posterior means (K, M, R), with the diagonal of the posterior precision (K, D) and the prior power (D,)."""
+    """Posterior means (K, M, R), with the diagonal of the posterior precision (K, D) and the prior power (D,).
+
+    Slices of a volume have neither: one particle's share in them is too small to be taken out of its score.
+    """
 
     values: Tensor
-    precision: Tensor
-    prior: Tensor
+    precision: Tensor | None = None
+    prior: Tensor | None = None
 
 
 def solve(sums: Sums, frame: Frame) -> Averages:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class Encoder:
     operator: Tensor
     """(c*c, 2D): the steerable basis on the pixels of the cropped box."""
 
-    @property
+    @cached_property
     def ring_weight(self) -> Tensor:
         """(R,) q = 2 pi r mean(C^2) / sigma^2: the metric in which references are whitened."""
         noise = self.noise.mean(0)[self.rings.first : self.rings.last + 1]

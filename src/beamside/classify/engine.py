@@ -19,14 +19,25 @@ from torch import Tensor
 from beamside.classify import model as models
 from beamside.classify import stored
 from beamside.classify.average import Sums
-from beamside.classify.expectation import Assignment
+from beamside.classify.expectation import Assignment, Held
 from beamside.classify.finish import Final, finish
 from beamside.classify.guards import GUARDS
 from beamside.classify.masking import choose_mask
 from beamside.classify.model import CANDIDATES, Model, Scene
 from beamside.classify.options import ClassifyOptions, resolve_limits
 from beamside.classify.population import Population, good_pixels
-from beamside.classify.schedule import Band, Stage, closing_stages, create_stages, update_stages
+from beamside.classify.schedule import (
+    Band,
+    Stage,
+    closing_stages,
+    closing_views,
+    create_stages,
+    held_stages,
+    meeting_views,
+    update_stages,
+    view_stages,
+)
+from beamside.classify.survey import LEAST_PARTICLES, Survey
 from beamside.classify.tables import snapshot_of
 from beamside.compute.lanes import BLOCK_ITEMS, available_threads, blocks
 from beamside.errors import InputError
@@ -45,6 +56,8 @@ class Task:
     label: str
     stage: Stage | None = None
     done: int = 0
+    new: bool = False
+    """Of views: only particles that have no class yet, and the volume stays as it is."""
 
 
 class Classifier:
@@ -73,6 +86,12 @@ class Classifier:
         self.tasks: deque[Task] = deque()
         self.planned = 0
         self.round, self.passes, self.seen = 0, 0, 0
+        threads = available_threads(options.threads)
+        self.scene = Scene(
+            self.box_px, self.pixel_size_A, self.classes, options.variance, options.training_particles,
+            options.seed, threads, options.mirror, self.limits.first_ring,
+        )  # fmt: skip
+        self.survey = Survey(self.scene, self.population)
         self.covered = 0
         """Usable particles that the passes over all have seen."""
         self.closed = False
@@ -84,11 +103,6 @@ class Classifier:
         self.reseeded: list[int] = []
         self.entropies: list[float] = []
         self.generator = torch.Generator().manual_seed(options.seed)
-        threads = available_threads(options.threads)
-        self.scene = Scene(
-            self.box_px, self.pixel_size_A, self.classes, options.variance, options.training_particles,
-            options.seed, threads, options.mirror, self.limits.first_ring,
-        )  # fmt: skip
 
     @classmethod
     def fresh(cls, options: ClassifyOptions, header: Header) -> Self:
@@ -130,9 +144,7 @@ class Classifier:
                 f"only {len(self.population.rows)} usable particles have come; classes cannot be made.",
                 remedy="Look at the findings above for images that were set aside.",
             )
-        done = self.covered == len(self.population.rows)
-        stages = closing_stages(self.band, self.options.iterations, anneal=self.options.mode == "create")
-        tasks = [] if done else self._stage_tasks(stages, "closing")
+        tasks = [] if self.covered == len(self.population.rows) else self._closing_round()
         self._plan([*tasks, Task("finish", "restoring the averages at full box")])
 
     def step(self) -> Progress:
@@ -143,6 +155,9 @@ class Classifier:
                 "stage": self._enter,
                 "pass": self._pass,
                 "meet": self._meet,
+                "views": self._enter_views,
+                "look": self._look,
+                "divide": self._divide,
                 "mask": self._choose_mask,
                 "finish": self._finish,
             }[task.kind](task)
@@ -172,7 +187,26 @@ class Classifier:
     def _later_round(self) -> list[Task]:
         name = f"round {self.round}"
         adding = [Task("meet", f"{name}, adding {done} of 2", done=done) for done in (1, 2)]
-        return [Task("meet", f"{name}, finding new particles"), *adding]
+        found = [] if self.survey.cells is None else self._view_tasks(meeting_views(self.band), name, new=True)
+        return [*found, Task("meet", f"{name}, finding new particles"), *adding]
+
+    def _closing_round(self) -> list[Task]:
+        iterations = self.options.iterations
+        if self.survey.cells is not None:
+            again = self._view_tasks(closing_views(self.band, iterations), "closing")
+            return [*again, *self._stage_tasks(held_stages(self.band), "closing")]
+        stages = closing_stages(self.band, iterations, anneal=self.options.mode == "create")
+        return self._stage_tasks(stages, "closing")
+
+    def _view_tasks(self, stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
+        tasks = []
+        for stage in stages:
+            tasks.append(Task("views", f"{name}, {stage.name}: encoding", stage, new=new))
+            tasks += [
+                Task("look", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i, new)
+                for i in range(stage.passes)
+            ]
+        return [*tasks, Task("divide", f"{name}, directions into classes", new=new)]
 
     def _stage_tasks(self, stages: Sequence[Stage], name: str) -> list[Task]:
         tasks = []
@@ -194,9 +228,44 @@ class Classifier:
         sample = models.training_rows(self.population, _NOISE_SAMPLE, self.options.seed)
         chosen = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
         self.mask, self.diameter_A, self.mask_note = chosen.mask, chosen.diameter_A, chosen.note
+        name, enough = f"round {self.round}", len(self.population.rows) >= LEAST_PARTICLES
+        if self.options.start == "volume" or (self.options.start == "auto" and self._may_survey and enough):
+            self._plan(self._view_tasks(view_stages(self.band, self.options.iterations), name))
+        else:
+            self._plan(self._free_round())
+
+    @property
+    def _may_survey(self) -> bool:
+        return self.options.mode == "create" and not self.options.mirror and self.classes > 1
+
+    def _free_round(self) -> list[Task]:
         make = update_stages if self.options.mode == "update" else create_stages
-        stages = make(self.band, self.options.iterations)
-        self._plan(self._stage_tasks(stages, f"round {self.round}"))
+        return self._stage_tasks(make(self.band, self.options.iterations), f"round {self.round}")
+
+    def _enter_views(self, task: Task) -> None:
+        assert task.stage is not None and self.mask is not None
+        rows = self.population.rows
+        if task.new:
+            rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
+        sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
+        noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], None)
+        self.survey.enter(task.stage, self.band, self.mask, noise, rows, sample)
+
+    def _look(self, task: Task) -> None:
+        seen = self.survey.look(task.done, learn=not task.new)
+        self.seen += seen
+
+    def _divide(self, task: Task) -> None:
+        forced = self.options.start == "volume"
+        if self.survey.divide(self.known, forced=forced):
+            if self.model is None:
+                self._plan(self._stage_tasks(held_stages(self.band), f"round {self.round}"))
+        else:
+            self._plan(self._free_round())
+
+    @property
+    def _held(self) -> Held | None:
+        return None if self.survey.cells is None else Held(self.survey.held, self.survey.regular)
 
     def _enter(self, task: Task) -> None:
         assert task.stage is not None and self.mask is not None
@@ -228,7 +297,7 @@ class Classifier:
         if fresh and model.base is not None:
             model.maximise(model.sums)
             return
-        if fresh:
+        if fresh and self.survey.cells is None:
             self.known.label[rows, 0] = torch.randint(0, self.classes, (len(rows),), generator=self.generator)
         first = torch.zeros_like(self.known.weight)
         first[rows, 0] = 1.0
@@ -243,7 +312,7 @@ class Classifier:
             rows = self._share(rows, task)
             self.model.share_pass(rows, self.known, temperature, len(rows) / len(self.population.rows))
         else:
-            self.model.full_pass(rows, self.known, temperature)
+            self.model.full_pass(rows, self.known, temperature, self._held)
         if temperature > 1.0 and self.options.mode == "create":
             self.reseeded += self.model.reseed_dead(self.known, self.generator)
         self.covered = len(self.population.rows)
@@ -265,22 +334,29 @@ class Classifier:
         assert model is not None
         rows = self.population.rows
         if task.done == 0:
-            rows = rows[self.known.weight[rows, 0] == 0]
-            self.newcomers = rows
             self.encoded_px = torch.cat([self.encoded_px, torch.zeros(len(self.population) - len(self.encoded_px), 2)])
-            model.encode(self.population, rows)
-            model.expectation(1.0, model.wide).run(
-                model.vectors, model.ctf2, rows, self.known, self.scene.threads, sums=False
-            )
-            model.settle(self.population, self.known, rows, model.wide)
+            if self.survey.cells is None:
+                self._find_newcomers(model)
+            rows = self.newcomers
+            self.known.shift[rows] = model.frame.shifts.centre
             self.encoded_px[rows] = self.population.centres_px[rows]
             model.encode(self.population, rows)
             self.encoded_upto = [*self.encoded_upto, len(self.population)]
             self.others = model.sums
         else:
             assert self.others is not None
-            model.partial_pass(self.newcomers, self.known, self.others)
+            model.partial_pass(self.newcomers, self.known, self.others, self._held)
         self._count(len(self.newcomers))
+
+    def _find_newcomers(self, model: Model) -> None:
+        """Centres of new particles, against the class averages on the wide grid of shifts."""
+        rows = self.population.rows
+        rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
+        model.encode(self.population, rows)
+        model.expectation(1.0, model.wide).run(
+            model.vectors, model.ctf2, rows, self.known, self.scene.threads, sums=False
+        )
+        model.settle(self.population, self.known, rows, model.wide)
 
     def _finish(self, task: Task) -> None:
         assert self.model is not None

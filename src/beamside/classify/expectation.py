@@ -10,9 +10,10 @@ from torch import Tensor
 
 from beamside.classify.average import Accumulator, Averages, Sums, component_columns
 from beamside.classify.reference import Bank, Frame, bank
-from beamside.classify.search import Poses, Rotations, Workspace, block_size, rotations, search
+from beamside.classify.search import BLOCK, Poses, Rotations, Workspace, rotations, search
 from beamside.compute.lanes import blocks, over_lanes
 
+_NEVER = -1e6
 LEAST_WEIGHT = 0.02
 """Responsibilities below this are dropped and the rest renormalised."""
 
@@ -56,6 +57,25 @@ class Assignment:
         return Assignment(*(torch.cat([getattr(self, n), getattr(more, n)]) for n in names))
 
 
+@dataclass(frozen=True)
+class Held:
+    """Classes that particles are held to: label (N,), or -1 for any class from `regular` on."""
+
+    label: Tensor
+    regular: int
+
+    def penalty(self, index: Tensor, classes: int) -> Tensor:
+        """(b, K) to add to the scores of particles `index`: 0 for the classes that each may have."""
+        label = self.label[index]
+        penalty = torch.full((len(index), classes), _NEVER)
+        penalty.scatter_(1, label.clamp(min=0)[:, None], 0.0)
+        free = label < 0
+        if free.any():
+            penalty[free] = _NEVER
+            penalty[free, self.regular :] = 0.0
+        return penalty
+
+
 def responsibilities(score: Tensor, temperature: float) -> Tensor:
     """(b, T) softmax of scores / temperature without its small change."""
     weight = torch.softmax(score / temperature, 1)
@@ -73,40 +93,60 @@ class Expectation:
     turns: Rotations
     temperature: float
     best: int
+    seed: int = 0
 
     @classmethod
-    def of(cls, frame: Frame, averages: Averages, temperature: float, best: int, threads: int = 1) -> Expectation:
+    def of(
+        cls, frame: Frame, averages: Averages, temperature: float, best: int, threads: int = 1, seed: int = 0
+    ) -> Expectation:
         """Operands made from the averages."""
         made = bank(averages.values, frame, threads)
-        return cls(frame, averages, made, rotations(frame.orders), temperature, best)
+        return cls(frame, averages, made, rotations(frame.orders), temperature, best, seed)
 
     def run(
-        self, vectors: Tensor, ctf2: Tensor, rows: Tensor, known: Assignment, threads: int, *, sums: bool = True
+        self,
+        vectors: Tensor,
+        ctf2: Tensor,
+        rows: Tensor,
+        known: Assignment,
+        threads: int,
+        *,
+        sums: bool = True,
+        held: Held | None = None,
     ) -> Sums | None:
-        """Assign `rows` anew, in place, and return their sums.
+        """Assign `rows` anew, in place, and return their sums; with `held` poses alone change.
 
         A particle's own contribution to an average is taken out of its score there (leave one out, to first order:
         |y|^2 / precision), else every particle would hold on to its class by the noise that it put there itself.
         """
-        size = block_size(self.bank, self.turns)
-        gain = 1.0 / self.averages.precision
+        precision = self.averages.precision
+        gain = None if precision is None else 1.0 / precision
 
         def lane(pieces: Sequence[slice]) -> Accumulator:
             total = Accumulator(self.bank.classes, self.frame)
-            space = Workspace(self.bank, self.turns, size)
+            space = Workspace(self.bank, self.turns)
             for piece in pieces:
                 index = rows[piece]
                 block, c2 = vectors[index], ctf2[index]
-                bonus = self._bonus(block, known, index, gain)
-                poses = search(block, c2, self.bank, self.turns, space, best=self.best, bonus=bonus)
+                bonus = None if gain is None else self._bonus(block, known, index, gain)
+                if held is not None:
+                    penalty = held.penalty(index, self.bank.classes)
+                    bonus = penalty if bonus is None else bonus + penalty
+                poses = search(
+                    block, c2, self.bank, self.turns, space, best=self.best, bonus=bonus, first=self._first(index)
+                )
                 weight = responsibilities(poses.score, self.temperature)
                 known.store(index, poses, weight)
                 if sums:
                     total.add(block, c2, poses, weight)
             return total
 
-        lanes = over_lanes(lane, blocks(len(rows), size), threads)
+        lanes = over_lanes(lane, blocks(len(rows), BLOCK), threads)
         return Accumulator.total(lanes, threads) if sums else None
+
+    def _first(self, index: Tensor) -> Tensor:
+        """(b,): the class at which a particle's search begins, so that equal scores favour no class."""
+        return ((index + self.seed) * 2654435761 % 4294967296) % self.bank.classes
 
     def _bonus(self, block: Tensor, known: Assignment, index: Tensor, gain: Tensor) -> Tensor:
         real, imaginary = component_columns(self.frame.encoder.subspace.sizes)

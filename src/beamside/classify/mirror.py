@@ -20,7 +20,8 @@ def reflected(values: Tensor) -> Tensor:
 def with_mirrors(averages: Averages) -> Averages:
     """K averages followed by their K reflections."""
     values = torch.cat([averages.values, reflected(averages.values)])
-    return Averages(values, torch.cat([averages.precision, averages.precision]), averages.prior)
+    precision = averages.precision
+    return Averages(values, None if precision is None else torch.cat([precision, precision]), averages.prior)
 
 
 def folded(sums: Sums) -> Sums:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from beamside.classify.average import Averages, Sums, solve
 from beamside.classify.encode import BLOCK, Encoder, Spectra, build, masked_power, weighted_crops
-from beamside.classify.expectation import Assignment, Expectation, accumulate
+from beamside.classify.expectation import Assignment, Expectation, Held, accumulate
 from beamside.classify.mirror import folded, with_mirrors
 from beamside.classify.polar import Rings, bessel_table, largest_argument, shift_grid, transform_matrix
 from beamside.classify.population import Population
@@ -65,7 +65,9 @@ class Model:
     def expectation(self, temperature: float, frame: Frame | None = None) -> Expectation:
         """The E-step against the present averages."""
         averages = with_mirrors(self.averages) if self.scene.mirror else self.averages
-        return Expectation.of(frame or self.frame, averages, temperature, CANDIDATES, self.scene.threads)
+        return Expectation.of(
+            frame or self.frame, averages, temperature, CANDIDATES, self.scene.threads, self.scene.seed
+        )
 
     def maximise(self, sums: Sums) -> None:
         """New averages from these sums and the base."""
@@ -73,9 +75,10 @@ class Model:
         whole = sums if self.base is None else sums.mixed(self.base, 1.0, 1.0)
         self.averages = solve(whole, self.frame)
 
-    def full_pass(self, rows: Tensor, known: Assignment, temperature: float) -> None:
+    def full_pass(self, rows: Tensor, known: Assignment, temperature: float, held: Held | None = None) -> None:
         """One EM iteration over `rows`, whose sums replace all earlier ones."""
-        sums = self.expectation(temperature).run(self.vectors, self.ctf2, rows, known, self.scene.threads)
+        search = self.expectation(temperature)
+        sums = search.run(self.vectors, self.ctf2, rows, known, self.scene.threads, held=held)
         assert sums is not None
         known.presence[rows] = 1.0
         self.maximise(folded(sums) if self.scene.mirror else sums)
@@ -89,9 +92,9 @@ class Model:
         known.presence[rows] = take
         self.maximise(self.sums.mixed(folded(sums) if self.scene.mirror else sums, keep, take))
 
-    def partial_pass(self, rows: Tensor, known: Assignment, others: Sums) -> None:
+    def partial_pass(self, rows: Tensor, known: Assignment, others: Sums, held: Held | None = None) -> None:
         """One EM iteration over new particles, on top of the sums of the `others`."""
-        sums = self.expectation(1.0).run(self.vectors, self.ctf2, rows, known, self.scene.threads)
+        sums = self.expectation(1.0).run(self.vectors, self.ctf2, rows, known, self.scene.threads, held=held)
         assert sums is not None
         known.presence[rows] = 1.0
         self.maximise((folded(sums) if self.scene.mirror else sums).mixed(others, 1.0, 1.0))
@@ -213,8 +216,9 @@ def begin(
         generator=torch.Generator().manual_seed(scene.seed),
         threads=scene.threads,
     )
-    frame = Frame(encoder, shift_grid(rings, stage.step_px, stage.reach_px))
-    wide = Frame(encoder, shift_grid(rings, max(stage.step_px, reach / 4), reach))
+    orders = len(encoder.subspace.vectors)
+    frame = Frame(encoder, shift_grid(rings, stage.step_px, stage.reach_px, orders))
+    wide = Frame(encoder, shift_grid(rings, max(stage.step_px, reach / 4), reach, orders))
     empty = Sums.zero(scene.classes, frame)
     nothing = torch.zeros(scene.classes, encoder.subspace.dimension)
     averages = Averages(empty.coefficients, nothing + 1.0, nothing[0] + 1.0)

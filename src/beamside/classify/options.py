@@ -45,6 +45,8 @@ class ClassifyOptions:
     ctf: bool = True
     iterations: int | None = None
     """Passes of a first round; None: as the schedule has it."""
+    start: Literal["auto", "volume", "classes"] = "auto"
+    """From one volume that all particles are views of, from free classes, or from the volume if it explains more."""
     variance: float = 0.85
     training_particles: int = 2000
     mirror: bool = False
@@ -77,6 +79,12 @@ class ClassifyOptions:
                 f"warmstart.explicit: --mode {self.mode} "
                 f"{'needs' if self.mode == 'update' else 'takes no'} --references.",
                 remedy="Give class averages with --mode update, and only then.",
+            )
+
+        if self.start == "volume" and (self.mode == "update" or self.mirror):
+            raise OptionError(
+                f"--start volume does not go with {'--mirror' if self.mirror else '--mode update'}.",
+                remedy="Leave --start at auto, or drop the other.",
             )
 
     def _at_least(self, name: str, least: int) -> None:

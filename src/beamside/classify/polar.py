@@ -103,14 +103,68 @@ def largest_argument(rings: Rings) -> float:
 
 
 @dataclass(frozen=True)
+class Circle:
+    """Half a circle of angles on which coefficients of orders 0..orders-1 become values, and back.
+
+    An image is real, so a value at theta + pi is the conjugate of that at theta: even orders make the real part and odd
+    orders the imaginary one, and half of the angles are enough. Both ways are products with real matrices.
+    """
+
+    evens: int
+    synthesis: tuple[Tensor, Tensor]
+    """(2 M_even, T/2) and (2 M_odd, T/2): [Re | Im] of the coefficients to real and imaginary parts of values."""
+    analysis: tuple[Tensor, Tensor]
+    """(T/2, 2 M_even) and (T/2, 2 M_odd): back."""
+
+    @classmethod
+    def of(cls, orders: int, angles: int) -> Circle:
+        """For `angles` on the whole circle, an even number."""
+        theta = torch.arange(angles // 2, dtype=torch.float64) * (2 * math.pi / angles)
+        even, odd = (torch.arange(first, orders, 2) for first in (0, 1))
+        twice = torch.where(even > 0, 2.0, 1.0).double()[:, None]
+        phase, other = even[:, None] * theta, odd[:, None] * theta
+        cosine, sine, scale = torch.cos(phase), torch.sin(phase), 2 / angles
+        synthesis = (
+            torch.cat([twice * cosine, -twice * sine]).float(),
+            torch.cat([2 * torch.sin(other), 2 * torch.cos(other)]).float(),
+        )
+        # Odd orders: (2 i / T) sum of Im f (cos - i sin) = (2 / T) sum of Im f (sin + i cos).
+        analysis = (
+            (scale * torch.cat([cosine, -sine])).T.float().contiguous(),
+            (scale * torch.cat([torch.sin(other), torch.cos(other)])).T.float().contiguous(),
+        )
+        return cls(len(even), synthesis, analysis)
+
+    def values(self, coefficients: Tensor) -> Tensor:
+        """(..., M, R) complex -> (..., R, T/2)."""
+        rows = coefficients.transpose(-1, -2)
+        parts = [
+            torch.cat([rows[..., first::2].real, rows[..., first::2].imag], -1) @ self.synthesis[first]
+            for first in (0, 1)
+        ]
+        return torch.complex(parts[0], parts[1])
+
+    def orders(self, values: Tensor) -> Tensor:
+        """(..., R, T/2) -> (..., M, R): the inverse of `values` for orders that fit."""
+        count = sum(a.shape[1] // 2 for a in self.analysis)
+        found = torch.empty(*values.shape[:-2], count, values.shape[-2], dtype=values.dtype)
+        for first, part in ((0, values.real), (1, values.imag)):
+            flat = (part @ self.analysis[first]).transpose(-1, -2)
+            half = flat.shape[-2] // 2
+            found[..., first::2, :] = torch.complex(flat[..., :half, :], flat[..., half:, :])
+        return found
+
+
+@dataclass(frozen=True)
 class ShiftGrid:
     """Shifts of a reference before it is turned, (S, 2) as (x, y) in pixels of the full box, and their ring phases.
 
-    phases: (S, R, T) complex64, exp(-2 pi i k.s / n) on T angles of each ring; moves the content by +s.
+    phases: (S, R, T/2) complex64, exp(-2 pi i k.s / n) on half of T angles of each ring; moves the content by +s.
     """
 
     shifts_px: Tensor
     phases: Tensor
+    circle: Circle
 
     @property
     def centre(self) -> int:
@@ -118,33 +172,15 @@ class ShiftGrid:
         return int((self.shifts_px**2).sum(1).argmin())
 
 
-def shift_grid(rings: Rings, step_px: float, radius_px: float) -> ShiftGrid:
-    """All shifts of a square grid within a radius."""
+def shift_grid(rings: Rings, step_px: float, radius_px: float, orders: int) -> ShiftGrid:
+    """All shifts of a square grid within a radius, for averages of so many orders."""
     count = math.floor(radius_px / step_px + 1e-6)
     axis = torch.arange(-count, count + 1, dtype=torch.float32) * step_px
     shifts = torch.cartesian_prod(axis, axis)
     shifts = shifts[(shifts**2).sum(1) <= (radius_px + 1e-3) ** 2]
     reach = 2 * math.pi * rings.last * float(shifts.abs().max()) / rings.box_px
     angles = 2 * (rings.orders + 8 + math.ceil(reach))
-    theta = torch.arange(angles) * (2 * math.pi / angles)
+    theta = torch.arange(angles // 2) * (2 * math.pi / angles)
     toward = torch.cos(theta) * shifts[:, 0, None] + torch.sin(theta) * shifts[:, 1, None]
     phase = -2 * math.pi / rings.box_px * rings.radii[None, :, None] * toward[:, None, :]
-    return ShiftGrid(shifts, torch.polar(torch.ones_like(phase), phase))
-
-
-def to_angles(coefficients: Tensor, angles: int) -> Tensor:
-    """(..., M, R) -> values on the rings (..., R, angles), with the negative orders of a real image filled in."""
-    orders = coefficients.shape[-2]
-    by_ring = coefficients.transpose(-1, -2)
-    full = torch.zeros(*by_ring.shape[:-1], angles, dtype=coefficients.dtype, device=coefficients.device)
-    full[..., :orders] = by_ring
-    sign = 1.0 - 2.0 * (torch.arange(1, orders, device=coefficients.device) % 2)
-    full[..., angles - orders + 1 :] = (by_ring[..., 1:].conj() * sign).flip(-1)
-    values: Tensor = torch.fft.ifft(full, norm="forward")
-    return values
-
-
-def to_orders(values: Tensor, orders: int) -> Tensor:
-    """(..., R, angles) -> (..., M, R): the inverse of `to_angles` for orders that fit."""
-    coefficients: Tensor = torch.fft.fft(values, norm="forward")
-    return coefficients[..., :orders].transpose(-1, -2)
+    return ShiftGrid(shifts, torch.polar(torch.ones_like(phase), phase), Circle.of(orders, angles))

@@ -7,12 +7,14 @@ with few shifts left to try, cools down; the last stages open the band to the re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 HOT, WARM, TEPID, COLD = 4.0, 3.0, 2.0, 1.0
 _EARLY_CYCLES, _LATE_CYCLES = 9.5, 14.5
 _CREATE_PASSES, _CLOSING_PASSES = 18, 10
 """Passes over all particles that a first round and the closing one cost."""
+_VOLUME_CYCLES = (6.0, 7.5, 9.5, 12.0)
 _SEARCH_PART, _REFINE_PART = 0.45, 0.17
 _SEARCH_SHARE, _ANNEAL_SHARE = 1 / 6, 1 / 4
 
@@ -24,6 +26,8 @@ class Stage:
     last_ring: finest ring; step_px, reach_px: the shift grid; temperatures fall evenly from `hot` to `cold` over the
     first four fifths of `passes`. share: part of the particles that a pass sees; its sums move the present ones by a
     step (stepwise EM), so several updates cost one pass over all.
+    views: directions from which a volume is seen; 0 for free classes. smallest, largest: particles of the first and of
+    the last batch of a stage of views, growing evenly in between; 0 for all particles each time.
     """
 
     name: str
@@ -34,10 +38,19 @@ class Stage:
     hot: float
     cold: float
     share: float = 1.0
+    views: int = 0
+    smallest: int = 0
+    largest: int = 0
 
     def temperature(self, done: int) -> float:
         """Of the pass after `done` passes."""
         return self.hot + (self.cold - self.hot) * min(1.0, done / max(1.0, 0.8 * self.passes))
+
+    def sizes(self, count: int) -> list[int]:
+        """Particles of each batch, of `count` particles."""
+        last = max(1, self.passes - 1)
+        growth = self.largest / self.smallest
+        return [min(count, round(self.smallest * growth ** (done / last))) for done in range(self.passes)]
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,19 @@ class Band:
         step = self.step_px(ring, periods)
         return Stage(name, ring, step, 2 * step, passes, hot, COLD, share)
 
+    def views(
+        self, name: str, cycles: float, passes: int, hot: float, sizes: tuple[int, int] = (0, 0), steps: float = 1.5
+    ) -> Stage:
+        """A stage of views, with shifts of so many steps to every side.
+
+        Directions lie as far apart as the resolution is at the particle's rim, 2 / cycles.
+        """
+        ring = self.ring(cycles)
+        step = self.step_px(ring, 0.35)
+        seen = ring * self.diameter_px / self.box_px
+        count = max(24, round(math.pi * seen**2))
+        return Stage(name, ring, step, steps * step, passes, hot, COLD, 1.0, count, *sizes)
+
     @property
     def reach_px(self) -> float:
         """How far from the centre a new particle is looked for: a ninth of the box, less for particles that fill it."""
@@ -84,6 +110,36 @@ def create_stages(band: Band, iterations: int | None) -> list[Stage]:
         band.local("anneal", _EARLY_CYCLES, 0.28, round(anneal / _ANNEAL_SHARE), WARM, _ANNEAL_SHARE),
         *_fine(band, refine),
     ]
+
+
+def view_stages(band: Band, iterations: int | None) -> list[Stage]:
+    """A volume from nothing: coarse and in small batches, then finer, then all particles."""
+    part = (iterations or _CREATE_PASSES) / _CREATE_PASSES
+    coarse = band.views("volume", _VOLUME_CYCLES[0], max(6, round(90 * part)), TEPID, (100, 1000))
+    wide = band.step_px(coarse.last_ring, 0.45)
+    return [
+        replace(coarse, step_px=wide, reach_px=max(wide, band.reach_px)),
+        band.views("volume", _VOLUME_CYCLES[1], max(2, round(8 * part)), 1.5, (1000, 2000)),
+        band.views("volume", _VOLUME_CYCLES[2], max(1, round(3 * part)), COLD),
+        band.views("directions", _VOLUME_CYCLES[3], max(1, round(2 * part)), COLD, steps=1.0),
+    ]
+
+
+def meeting_views(band: Band) -> list[Stage]:
+    """Where new particles look from, given the volume: wide and coarse, then fine."""
+    coarse, fine = band.views("new", _VOLUME_CYCLES[1], 1, COLD), band.views("new", _VOLUME_CYCLES[3], 1, COLD)
+    step = coarse.step_px
+    return [replace(coarse, reach_px=max(step, band.reach_px)), fine]
+
+
+def closing_views(band: Band, iterations: int | None) -> list[Stage]:
+    """All particles once more, after the last have come."""
+    return [band.views("directions", _VOLUME_CYCLES[3], max(1, (iterations or _CLOSING_PASSES) // 5), COLD)]
+
+
+def held_stages(band: Band) -> list[Stage]:
+    """Averages of classes whose particles are known by their directions."""
+    return _fine(band, 2)
 
 
 def update_stages(band: Band, iterations: int | None) -> list[Stage]:

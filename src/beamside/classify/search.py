@@ -1,8 +1,8 @@
 """Scores of a block of particles against every class, shift and rotation, and the best poses.
 
-For each order one product gives the inner products with all shifted classes; then, with E = sum_m Re cos(m alpha) and
-O = sum_m Im sin(m alpha) on half of the rotations, the score at +-alpha is E +- O and the better of the two is E + |O|:
-half of the work of a full rotation product.
+For each order one product gives the inner products with all shifted classes. Scores of all rotations then follow from
+products with tables on a quarter of the circle, since cos and sin of m (pi - alpha) are those of m alpha up to a sign:
+a quarter of the work of a full rotation product. Columns (shift, class) are taken in tiles whose buffers stay in cache.
 """
 
 from __future__ import annotations
@@ -13,13 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from beamside.classify import kernels
 from beamside.classify.reference import Bank
+
+_TILE_BYTES = 3_000_000
+BLOCK = 32
+_TILE_COLUMNS = 1024
 
 
 @dataclass(frozen=True)
 class Rotations:
-    """Half of an even grid of rotations: cosines and sines of m alpha for alpha in [0, pi], (H, M) each."""
+    """An even grid of rotations: tables of cos and sin of m alpha, orders even ones first.
 
+    even, odd: (Q, M_even or M_odd) cosines and sines for alpha in [0, pi/2]; cosines, sines: (M, H) for [0, pi].
+    """
+
+    even: tuple[Tensor, Tensor]
+    odd: tuple[Tensor, Tensor]
     cosines: Tensor
     sines: Tensor
     count: int
@@ -28,10 +38,18 @@ class Rotations:
 
 def rotations(orders: int) -> Rotations:
     """About 2 orders + 8 rotations: the finest order is sampled above its Nyquist rate."""
-    count = 2 * (orders + 4)
+    count = 4 * -(-(orders + 4) // 2)
     angle = torch.arange(count // 2 + 1, dtype=torch.float64)[:, None] * (2 * math.pi / count)
-    phase = angle * torch.arange(orders)
-    return Rotations(torch.cos(phase).float(), torch.sin(phase).float(), count)
+    even, odd = torch.arange(0, orders, 2), torch.arange(1, orders, 2)
+    quarter = angle[: count // 4 + 1]
+    full = (angle * torch.cat([even, odd])).T
+    return Rotations(
+        (torch.cos(quarter * even).float(), torch.sin(quarter * even).float()),
+        (torch.cos(quarter * odd).float(), torch.sin(quarter * odd).float()),
+        torch.cos(full).float().contiguous(),
+        torch.sin(full).float().contiguous(),
+        count,
+    )
 
 
 @dataclass(frozen=True)
@@ -48,64 +66,86 @@ class Poses:
 
 
 class Workspace:
-    """Buffers of one thread for blocks of up to `size` particles; allocation would cost as much as the products."""
+    """Buffers of one thread; allocation would cost as much as the products."""
 
-    def __init__(self, bank: Bank, turns: Rotations, size: int) -> None:
-        self.size = size
-        columns, orders = bank.shifts * bank.classes, len(bank.operands)
-        self.product = torch.empty(size, 2 * columns)
-        self.real = torch.empty(orders, size, columns)
-        self.imaginary = torch.empty(orders, size, columns)
-        self.even = torch.empty(len(turns.cosines), size * columns)
-        self.odd = torch.empty(len(turns.cosines), size * columns)
-
-
-def block_size(bank: Bank, turns: Rotations) -> int:
-    """Particles a block: its buffers take about 6 MB, which stays in the last-level cache."""
-    per_particle = 4 * bank.shifts * bank.classes * 2 * (len(bank.operands) + len(turns.cosines) + 1)
-    return max(4, min(64, 6_000_000 // per_particle))
+    def __init__(self, bank: Bank, turns: Rotations) -> None:
+        orders, quarters = len(bank.real), len(turns.even[0])
+        columns = bank.shifts * bank.classes
+        self.size = BLOCK
+        per_column = 4 * self.size * (2 * orders + 4 * quarters + 1)
+        self.tile = max(64, min(columns, _TILE_COLUMNS, _TILE_BYTES // per_column))
+        self.block = torch.empty(orders, self.size, bank.real.shape[1])
+        self.product = torch.empty(2, orders * self.size * self.tile)
+        self.sums = torch.empty(4, quarters * self.size * self.tile)
+        self.best = torch.empty(self.size * self.tile)
+        self.top = torch.empty(self.size, columns)
 
 
 def search(
-    vectors: Tensor, ctf2: Tensor, bank: Bank, turns: Rotations, space: Workspace, *, best: int, bonus: Tensor | None
+    vectors: Tensor,
+    ctf2: Tensor,
+    bank: Bank,
+    turns: Rotations,
+    space: Workspace,
+    *,
+    best: int,
+    bonus: Tensor | None = None,
+    first: Tensor | None = None,
 ) -> Poses:
     """Vectors (b, 2D) and relative ring C^2 (b, R) against the bank; the `best` classes of each particle.
 
     bonus: (b, K) added to the scores before they are ranked: log priors, leave-one-out corrections.
+    first: (b,) the class that each particle's search begins with, which wins where scores are equal.
     """
     count, columns = len(vectors), bank.shifts * bank.classes
-    real, imaginary = space.real[:, :count], space.imaginary[:, :count]
-    if count < space.size:
-        real, imaginary = real.contiguous(), imaginary.contiguous()
-    at = 0
-    for m, operand in enumerate(bank.operands):
-        product = torch.mm(vectors[:, at : at + len(operand)], operand, out=space.product[:count])
-        real[m], imaginary[m] = product[:, :columns], product[:, columns:]
-        at += len(operand)
-    even = torch.mm(
-        turns.cosines,
-        real.view(len(real), -1),
-        out=space.even[:, : count * columns].view(-1, count * columns) if count == space.size else None,
-    )
-    odd = torch.mm(turns.sines, imaginary.view(len(real), -1), out=space.odd if count == space.size else None)
-    top = even.add_(odd.abs_()).amax(0).view(count, bank.shifts, bank.classes)
-    value = top.amax(1) - 0.5 * ctf2 @ bank.ring_power.T
+    block = _laid_out(vectors, bank, space)
+    top = space.top[:count]
+    for at in range(0, columns, space.tile):
+        part = slice(at, min(columns, at + space.tile))
+        top[:, part] = _tile(block, bank, part, turns, space)
+    offset = 0.5 * ctf2 @ bank.ring_power.T
     if bonus is not None:
-        value = value + bonus
-    score, label = value.topk(min(best, bank.classes), 1)
-    shift = top.gather(2, label[:, None, :].expand(-1, bank.shifts, -1)).argmax(1)
-    column = shift * bank.classes + label + torch.arange(count)[:, None] * columns
-    return Poses(score, label, _best_rotation(real, imaginary, column, turns), shift)
+        offset -= bonus
+    kept = min(best, bank.classes)
+    score, alpha = torch.empty(count, kept), torch.empty(count, kept)
+    label, shift = torch.empty(count, kept, dtype=torch.int64), torch.empty(count, kept, dtype=torch.int64)
+    stacked = top.view(count, bank.shifts, bank.classes).numpy()
+    if first is None:
+        first = torch.zeros(count, dtype=torch.int64)
+    kernels.choose(stacked, offset.numpy(), first.numpy(), score.numpy(), label.numpy(), shift.numpy())
+    kernels.best_rotation(
+        block.numpy(), bank.rows.numpy(), label.numpy(), shift.numpy(), bank.classes,
+        turns.cosines.numpy(), turns.sines.numpy(), alpha.numpy(),
+    )  # fmt: skip
+    return Poses(score, label, alpha, shift)
 
 
-def _best_rotation(real: Tensor, imaginary: Tensor, column: Tensor, turns: Rotations) -> Tensor:
-    """(b, T) angle of the best rotation of the chosen columns, between grid points by a parabola."""
-    orders = len(real)
-    even = turns.cosines @ real.reshape(orders, -1)[:, column.flatten()]
-    odd = turns.sines @ imaginary.reshape(orders, -1)[:, column.flatten()]
-    circle = torch.cat([even + odd, (even - odd)[1:-1].flip(0)])
-    peak, index = circle.max(0)
-    before, after = (circle.gather(0, ((index + d) % turns.count)[None])[0] for d in (-1, 1))
-    curvature = (before - 2 * peak + after).clamp(max=-1e-9)
-    offset = (0.5 * (before - after) / curvature).clamp(-0.5, 0.5)
-    return ((index + offset) * (2 * math.pi / turns.count)).view(column.shape)
+def _laid_out(vectors: Tensor, bank: Bank, space: Workspace) -> Tensor:
+    """(M, b, 2P): the block's vectors by order."""
+    count = len(vectors)
+    orders, _, width = space.block.shape
+    block = space.block.view(-1)[: orders * count * width].view(orders, count, width)
+    kernels.gather(vectors.numpy(), bank.columns.numpy(), block.numpy())
+    return block
+
+
+def _tile(block: Tensor, bank: Bank, part: slice, turns: Rotations, space: Workspace) -> Tensor:
+    """(b, columns of the tile): the best score over all rotations."""
+    orders, count, width = len(block), block.shape[1], part.stop - part.start
+    size = count * width
+    evens, quarters = turns.even[0].shape[1], len(turns.even[0])
+    x, y = (space.product[i, : orders * size].view(orders, count, width) for i in (0, 1))
+    for first, last, entries in bank.groups:
+        rows = block[first:last, :, :entries]
+        torch.bmm(rows, bank.real[first:last, :entries, part], out=x[first:last])
+        torch.bmm(rows, bank.imaginary[first:last, :entries, part], out=y[first:last])
+    x, y = x.view(orders, size), y.view(orders, size)
+    sums = [space.sums[i, : quarters * size].view(quarters, size) for i in range(4)]
+    torch.mm(turns.even[0], x[:evens], out=sums[0])
+    torch.mm(turns.odd[0], x[evens:], out=sums[1])
+    torch.mm(turns.even[1], y[:evens], out=sums[2])
+    torch.mm(turns.odd[1], y[evens:], out=sums[3])
+    best = space.best[:size]
+    ee, eo, oe, oo = (s.numpy() for s in sums)
+    kernels.best_of_quarters(ee, eo, oe, oo, best.numpy())
+    return best.view(count, width)

@@ -50,8 +50,12 @@ def state_of(engine: Classifier) -> State:
         arrays |= {"newcomers": engine.newcomers}
         arrays |= _sums("sums", model.sums) | _sums("others", engine.others) | _sums("base", model.base)
         arrays |= {"averages.values": torch.view_as_real(model.averages.values)}
+        assert model.averages.precision is not None and model.averages.prior is not None
         arrays |= {"averages.precision": model.averages.precision, "averages.prior": model.averages.prior}
         values["stage"] = asdict(model.stage)
+    surveyed, plain = engine.survey.state()
+    arrays |= surveyed
+    values |= plain
     packed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in arrays.items()}
     if engine.final is not None:
         packed |= {f"final.{n}": np.asarray(getattr(engine.final.averages, n)) for n in _FINAL}
@@ -87,6 +91,8 @@ def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
     tasks = [dict(task) for task in values["tasks"]]
     engine.tasks = deque(Task(**{**t, "stage": None if t["stage"] is None else Stage(**t["stage"])}) for t in tasks)
     engine.mask = arrays.get("mask")
+    band = engine.band if engine.diameter_A else None
+    engine.survey.restore(arrays, values, band, engine.mask)
     if "stage" in values:
         _restore_model(engine, Stage(**values["stage"]), arrays)
     if "null" in values:

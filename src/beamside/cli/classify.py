@@ -101,6 +101,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="passes of the first round and of the closing one (auto)",
     )
     add(
+        "--start",
+        choices=("auto", "volume", "classes"),
+        default="auto",
+        help="begin with one volume that all particles are views of, or with free classes (auto: the volume if it "
+        "explains the particles better)",
+    )
+    add(
         "--variance",
         type=float,
         default=0.85,
@@ -224,6 +231,7 @@ def _options(args: argparse.Namespace) -> ClassifyOptions:
         mask_sigma_px=args.mask_sigma,
         ctf=not args.no_ctf,
         iterations=args.iterations,
+        start=args.start,
         variance=args.variance,
         training_particles=args.training_particles,
         mirror=args.mirror,

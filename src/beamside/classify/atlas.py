@@ -1,0 +1,124 @@
+"""One volume that all particles are views of: found from nothing, and where on the sphere each particle looks from.
+
+Class averages of a few hundred noisy particles are poor references; one volume is made from all particles. Its slices
+along an even grid of directions take the place of class averages in the search, and the sums over the particles of each
+direction are backprojected: expectation maximisation for orientations (S. Scheres, J. Mol. Biol. 415 (2012) 406-418),
+begun with random orientations and stochastic batches that grow (A. Punjani et al., Nat. Methods 14 (2017) 290-296). The
+mirrored volume has the same slices, so the hand does not matter here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from beamside.classify import model as models
+from beamside.classify import sphere
+from beamside.classify.average import Averages, Sums
+from beamside.classify.expectation import Assignment, Expectation, accumulate
+from beamside.classify.model import Model, Scene
+from beamside.classify.population import Population
+from beamside.classify.schedule import Stage
+from beamside.classify.volume import Volume, carried, degrees_of, solve
+
+CANDIDATES = 16
+_STEP = 0.5
+"""Of the stochastic passes: the sums remember about two batches."""
+_NEAR_DEG = 35.0
+_BLUR = 2.0
+"""Temperature of the mean pose: neighbouring directions share a particle that lies between them."""
+
+
+@dataclass
+class Atlas:
+    """A volume in the frame of one stage; its model's classes are directions."""
+
+    model: Model
+    frames: sphere.Array
+    """(V, 3, 3): the image axes and the direction of each view."""
+    slices: sphere.Slices
+    degrees: Tensor
+    volume: Volume | None = None
+    sums: Sums | None = None
+
+    def guess(self, known: Assignment, rows: Tensor, generator: torch.Generator) -> None:
+        """A first volume from random orientations of `rows`."""
+        known.label[rows, 0] = torch.randint(0, len(self.frames), (len(rows),), generator=generator)
+        known.alpha[rows, 0] = torch.rand(len(rows), generator=generator) * 2 * math.pi
+        known.weight.zero_()
+        known.weight[rows, 0] = 1.0
+        model = self.model
+        sums = accumulate(model.frame, len(self.frames), model.vectors, model.ctf2, known, model.scene.threads)
+        known.weight.zero_()
+        self._learn(sums)
+
+    def adopt(self, volume: Volume) -> None:
+        """Go on from a volume of another stage."""
+        self.take(carried(volume, self.slices, self.model.frame.encoder.ring_weight))
+
+    def look(self, rows: Tensor, known: Assignment, temperature: float, *, learn: bool = True) -> None:
+        """Find the orientations of `rows`; with `learn` a step of the volume towards what they show."""
+        model = self.model
+        search = Expectation.of(
+            model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed
+        )
+        sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn)
+        if sums is None:
+            return
+        self.sums = sums if self.sums is None else self.sums.mixed(sums, 1.0 - _STEP, _STEP)
+        self._learn(self.sums)
+
+    def forget(self) -> None:
+        """Let the next look's sums replace all earlier ones."""
+        self.sums = None
+
+    def _learn(self, sums: Sums) -> None:
+        weight = self.model.frame.encoder.ring_weight
+        self.take(solve(self.slices, sums.coefficients, sums.ctf2, self.degrees, weight, self.volume))
+
+    def take(self, volume: Volume) -> None:
+        """Match particles to this volume's slices from now on."""
+        self.volume = volume
+        self.model.averages = Averages(self.slices.project(volume.harmonics))
+
+    def poses(self, known: Assignment, rows: Tensor) -> NDArray[np.float64]:
+        """(n, 3, 3): mean orientation of each of `rows` over its candidates near the best one."""
+        label, alpha = known.label[rows].numpy(), known.alpha[rows].double().numpy()
+        score = known.score[rows].double().numpy()
+        count = label.shape[1]
+        each = np.stack([sphere.turned_frames(self.frames[label[:, t]], alpha[:, t]) for t in range(count)], 1)
+        trace = np.einsum("ntij,nij->nt", each, each[:, 0])
+        near = trace > 1 + 2 * math.cos(math.radians(_NEAR_DEG))
+        return sphere.mean_rotation(each, np.exp((score - score[:, :1]) / _BLUR) * near)
+
+
+def enter(
+    scene: Scene, stage: Stage, population: Population, mask: Tensor, noise: Tensor, reach_px: float, sample: Tensor,
+    diameter_px: float,
+) -> Atlas:  # fmt: skip
+    """The frame and the views of a stage, without particles or a volume."""
+    model = models.begin(replace(scene, classes=stage.views), stage, population, mask, noise, reach_px, sample)
+    rings, orders = model.frame.encoder.rings, model.frame.orders
+    degrees = degrees_of(rings.radii, diameter_px / 2, scene.box_px, orders + 4)
+    turn = sphere.random_rotation(np.random.default_rng([scene.seed, stage.views]))
+    frames = sphere.frames_along(sphere.directions(stage.views) @ turn)
+    return Atlas(model, frames, sphere.Slices.along(frames, orders, int(degrees.max())), degrees)
+
+
+def batch_of(rows: Tensor, sizes: Sequence[int], index: int, seed: int) -> Tensor:
+    """The rows of stochastic batch `index`: every particle comes once before any comes again."""
+    start, size = sum(sizes[:index]), sizes[index]
+    picked = []
+    while size > 0:
+        sweep, at = divmod(start, len(rows))
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + 7919 * (sweep + 1)))
+        part = order[at : at + size]
+        picked.append(part)
+        start, size = start + len(part), size - len(part)
+    return rows[torch.as_tensor(np.unique(torch.cat(picked).numpy()))]

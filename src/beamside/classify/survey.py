@@ -1,0 +1,238 @@
+"""The search for one volume behind all particles, and the classes that its directions make.
+
+The volume is a start, not a result: it is taken when it explains the particles better than the same number of free
+classes made from it does, by more than its many views and parameters gain from noise. Else classes start without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beamside.classify import atlas as atlases
+from beamside.classify import cells, sphere
+from beamside.classify import model as models
+from beamside.classify.atlas import Atlas
+from beamside.classify.average import Sums
+from beamside.classify.expectation import Assignment
+from beamside.classify.finish import null_scores
+from beamside.classify.model import Model, Scene
+from beamside.classify.population import Population
+from beamside.classify.schedule import Band, Stage
+from beamside.classify.volume import Volume
+
+LEAST_PARTICLES = 200
+"""Fewer cannot show a volume; their classes start without one."""
+_FREE_PASSES = 2
+_LEAST_STRANGE = 0.05
+"""Share of particles like noise from which on they get classes of their own."""
+_STRANGE = 2.0
+"""Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
+
+_KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
+
+
+class Survey:
+    """The present atlas, what it found of every particle, and the cells that were made of it."""
+
+    def __init__(self, scene: Scene, population: Population) -> None:
+        self.scene, self.population = scene, population
+        self.atlas: Atlas | None = None
+        self.sightings = Assignment.empty(0, atlases.CANDIDATES)
+        self.rows = torch.zeros(0, dtype=torch.int64)
+        self.training, self.encoded_px = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2)
+        self.volume: Volume | None = None
+        self.cells: sphere.Array | None = None
+        self.held = torch.zeros(0, dtype=torch.int64)
+        """(N,): the class that each particle's direction gives; -1 for particles that look like noise."""
+        self.note = ""
+
+    @property
+    def regular(self) -> int:
+        """How many classes are cells of directions; the others are for what is not a view of the volume."""
+        return self.scene.classes if self.cells is None else len(self.cells)
+
+    def enter(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor, rows: Tensor, training: Tensor) -> None:
+        """Go over to the frame of a stage, with the volume so far, and encode `rows` in it."""
+        self._settle()
+        self.rows, self.training = rows, training
+        self.encoded_px = self.population.centres_px.clone()
+        before = self.volume if self.atlas is None else self.atlas.volume
+        self._build(stage, band, mask, noise)
+        assert self.atlas is not None
+        if before is not None:
+            self.atlas.adopt(before)
+
+    def _build(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor) -> None:
+        self.atlas = atlases.enter(
+            self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px
+        )
+        self.atlas.model.encode(self.population, self.rows)
+        self.sightings = self.sightings.extended(len(self.population))
+        self.sightings.shift[:] = self.atlas.model.frame.shifts.centre
+
+    def look(self, done: int, *, learn: bool) -> int:
+        """One batch of the present stage, or all rows; how many particles it saw."""
+        atlas = self.atlas
+        assert atlas is not None
+        stage, rows = atlas.model.stage, self.rows
+        if atlas.volume is None:
+            atlas.guess(self.sightings, rows, torch.Generator().manual_seed(self.scene.seed))
+        if stage.largest:
+            rows = atlases.batch_of(rows, stage.sizes(len(rows)), done, self.scene.seed)
+        else:
+            atlas.forget()
+        atlas.look(rows, self.sightings, stage.temperature(done), learn=learn)
+        if stage.largest and done + 1 == stage.passes:
+            # The next stage needs the centre of every particle, not of the last batch alone.
+            atlas.look(self.rows, self.sightings, 1.0, learn=False)
+        return len(rows)
+
+    def _settle(self) -> None:
+        if self.atlas is not None and len(self.rows):
+            self.atlas.model.settle(self.population, self.sightings, self.rows)
+
+    def divide(self, known: Assignment, *, forced: bool = False) -> bool:
+        """Make classes of the directions, or put new particles into those there are. False: the volume is no use."""
+        atlas = self.atlas
+        assert atlas is not None and atlas.volume is not None
+        rows = self.rows
+        poses = atlas.poses(self.sightings, rows)
+        mean, spread = null_scores(atlas.model, self.population)
+        score = self.sightings.score[rows, 0]
+        strange = score < mean + _STRANGE * spread
+        if self.cells is None:
+            # Half of what is noise scores below the mean of noise, and next to nothing else does.
+            share = min(1.0, 2 * float((score < mean).double().mean()))
+            spare = round(share * self.scene.classes) if share > _LEAST_STRANGE else 0
+            seeds = np.random.default_rng(self.scene.seed)
+            views = poses[~strange.numpy(), 2] if spare else poses[:, 2]
+            made = sphere.frames_along(cells.centres(views, max(1, self.scene.classes - spare), seeds))
+            gain, needed = self._gain(poses, made), self._needed(atlas)
+            if gain < needed and not forced:
+                self.note = f"one volume explains the particles no better than free classes ({gain:.1f} < {needed:.1f})"
+                self._leave()
+                return False
+            self.cells = made
+        if len(self.cells) == self.scene.classes:
+            strange[:] = False
+        self._settle()
+        self._hold(known, rows, poses, strange)
+        self.volume = atlas.volume
+        self._leave()
+        return True
+
+    def _leave(self) -> None:
+        self.atlas = None
+        self.rows = self.rows[:0]
+
+    def _hold(self, known: Assignment, rows: Tensor, poses: sphere.Array, strange: Tensor) -> None:
+        assert self.cells is not None
+        label, alpha = cells.placed(poses, self.cells)
+        spare = self.scene.classes - self.regular
+        self.held = torch.cat([self.held, torch.zeros(len(self.population) - len(self.held), dtype=torch.int64)])
+        self.held[rows] = torch.where(strange, -1, label)
+        if spare:
+            # Any spare class to begin with: they are told apart in the passes to come.
+            label = torch.where(strange, self.regular + (rows * 2654435761 + self.scene.seed) % spare, label)
+        known.label[rows, 0], known.alpha[rows, 0] = label, alpha
+        known.weight[rows] = 0.0
+        known.weight[rows, 0] = 1.0
+
+    def _gain(self, poses: sphere.Array, made: sphere.Array) -> float:
+        """Mean log-likelihood of the volume over that of free classes that began as its cells, particle by particle."""
+        atlas, rows = self.atlas, self.rows
+        assert atlas is not None
+        of_volume = self.sightings.score[rows, 0]
+        free = Assignment.empty(len(self.population), models.CANDIDATES)
+        label, alpha = cells.placed(poses, made)
+        free.label[rows, 0], free.alpha[rows, 0] = label, alpha
+        free.weight[rows, 0] = 1.0
+        free.shift[rows, 0] = _nearest_shift(atlas.model, self.sightings, rows, alpha)
+        model = free_model(atlas.model, self.scene, len(made))
+        model.resum(free)
+        for _ in range(_FREE_PASSES):
+            model.full_pass(rows, free, 1.0)
+        return float((of_volume - free.score[rows, 0]).double().mean())
+
+    def _needed(self, atlas: Atlas) -> float:
+        """What more hypotheses and the volume's parameters gain from noise alone, a particle."""
+        parameters = float(((atlas.degrees + 1) ** 2).sum())
+        return math.log(len(atlas.frames) / self.scene.classes + 1.0) + 0.5 * parameters / len(self.rows)
+
+    # ---- state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Arrays and plain values that `restore` needs."""
+        arrays = {f"survey.known.{n}": getattr(self.sightings, n) for n in _KNOWN}
+        arrays |= {f"survey.{n}": getattr(self, n) for n in ("rows", "training", "encoded_px", "held")}
+        values: dict[str, Any] = {"survey.note": self.note}
+        present = None if self.atlas is None else self.atlas.volume
+        for name, volume in (("survey.volume", self.volume), ("survey.present", present)):
+            if volume is not None:
+                arrays |= {f"{name}.{n}": getattr(volume, n) for n in ("harmonics", "prior", "ring_weight")}
+                values[f"{name}.split"] = volume.split
+        if self.cells is not None:
+            arrays["survey.cells"] = torch.as_tensor(self.cells)
+        if self.atlas is not None:
+            arrays["survey.noise"] = self.atlas.model.noise
+            values["survey.stage"] = asdict(self.atlas.model.stage)
+            if self.atlas.sums is not None:
+                sums = self.atlas.sums
+                arrays |= {
+                    "survey.sums.coefficients": torch.view_as_real(sums.coefficients),
+                    "survey.sums.ctf2": sums.ctf2,
+                    "survey.sums.weight": sums.weight,
+                }
+        return arrays, values
+
+    def restore(
+        self, arrays: dict[str, Tensor], values: Mapping[str, Any], band: Band | None, mask: Tensor | None
+    ) -> None:
+        """As it was when the state was taken; the population is as it was already."""
+        self.sightings = Assignment(*(arrays[f"survey.known.{n}"] for n in _KNOWN))
+        for name in ("rows", "training", "encoded_px", "held"):
+            setattr(self, name, arrays[f"survey.{name}"])
+        self.note, self.volume = values["survey.note"], _volume_from("survey.volume", arrays, values)
+        if "survey.cells" in arrays:
+            self.cells = arrays["survey.cells"].numpy()
+        if "survey.stage" not in values:
+            return
+        assert mask is not None and band is not None
+        now, self.population.centres_px = self.population.centres_px, self.encoded_px
+        shift = self.sightings.shift
+        self.sightings.shift = shift.clone()
+        self._build(Stage(**values["survey.stage"]), band, mask, arrays["survey.noise"])
+        self.sightings.shift, self.population.centres_px = shift, now
+        assert self.atlas is not None
+        if (volume := _volume_from("survey.present", arrays, values)) is not None:
+            self.atlas.take(volume)
+        if "survey.sums.weight" in arrays:
+            coefficients = torch.view_as_complex(arrays["survey.sums.coefficients"])
+            self.atlas.sums = Sums(coefficients, arrays["survey.sums.ctf2"], arrays["survey.sums.weight"])
+
+
+def free_model(model: Model, scene: Scene, classes: int) -> Model:
+    """Free classes in the frame of an atlas, on the same vectors."""
+    return replace(model, scene=replace(scene, classes=classes, mirror=False), base=None)
+
+
+def _nearest_shift(model: Model, known: Assignment, rows: Tensor, alpha: Tensor) -> Tensor:
+    """(n,): the grid's shift that moves a reference, turned by `alpha`, to where the particle was found."""
+    found = models.found_shifts(model.frame, known, rows)
+    cosine, sine = torch.cos(alpha), torch.sin(alpha)
+    x, y = cosine * found[:, 0] + sine * found[:, 1], cosine * found[:, 1] - sine * found[:, 0]
+    return torch.cdist(torch.stack([x, y], 1), model.frame.shifts.shifts_px).argmin(1)
+
+
+def _volume_from(name: str, arrays: dict[str, Tensor], values: Mapping[str, Any]) -> Volume | None:
+    if f"{name}.split" not in values:
+        return None
+    harmonics, prior, ring_weight = (arrays[f"{name}.{n}"] for n in ("harmonics", "prior", "ring_weight"))
+    return Volume(harmonics, prior, ring_weight, values[f"{name}.split"])
