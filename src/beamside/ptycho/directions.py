@@ -22,7 +22,7 @@ def laplacian(obj: Field) -> Field:
 
 def gradients(shop: Workshop, smooth: float) -> tuple[Field, Field]:
     """Descent gradients of object (H, W) and probe (m, N, N), the smoothness prior included where frames fall."""
-    num, den = shop.num.sum(0), shop.den.sum(0)
+    num, den = shop.object_sums()
     if smooth > 0:
         num += np.float32(smooth * den.max()) * laplacian(shop.canvas.object) * (den > 0)
     return num, shop.probe_sums()[0]

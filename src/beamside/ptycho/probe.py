@@ -40,12 +40,16 @@ def unshifted(sums: Tensor, phases: Tensor) -> Tensor:
     """The adjoint of `bank`: sums (bins^2, m, N, N) of shifted modes, brought back and added up, (m, N, N)."""
     bins = len(phases)
     back = phases.conj().resolve_conj()
-    spectrum = torch.zeros_like(sums[0])
+    half = torch.empty((bins, *sums.shape[1:]), dtype=sums.dtype, device=sums.device)
     for row in range(bins):
-        half = torch.zeros_like(sums[0])
-        for col in range(bins):
-            half.addcmul_(torch.fft.fft(sums[row * bins + col], dim=-1), back[col])
-        spectrum.addcmul_(torch.fft.fft(half, dim=-2), back[row][:, None])
+        columns = torch.fft.fft(sums[row * bins : (row + 1) * bins], dim=-1)
+        half[row] = columns[0]  # of which the shift is none
+        for col in range(1, bins):
+            half[row].addcmul_(columns[col], back[col])
+    rows = torch.fft.fft(half, dim=-2)
+    spectrum = rows[0]
+    for row in range(1, bins):
+        spectrum.addcmul_(rows[row], back[row][:, None])
     modes: Tensor = torch.fft.ifft2(spectrum)
     return modes
 

@@ -54,6 +54,9 @@ class _Lane:
     """The sums and the workspace of one thread."""
 
     waves: torch.Tensor
+    """(frames, modes, N, N) complex64."""
+    flat: NDArray[np.float32]
+    """The same memory as (frames, modes, N, 2 N)."""
     line: NDArray[np.float32]
 
 
@@ -67,6 +70,9 @@ class Workshop:
         self.probe_velocity: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self.probe: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self.bank: NDArray[np.complex64] = np.zeros((0, 0, 0, 0), np.complex64)
+        self.bank_planes: NDArray[np.float32] = np.zeros((0, 0, 2, 0, 0), np.float32)
+        self.planes: NDArray[np.float32] = np.zeros((2, 0, 0), np.float32)
+        """The bank, and the object as it was when the pass began, with real and imaginary part apart."""
         self.light: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.corners, self.bins = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
         self.normal = np.zeros((0, 5))
@@ -75,9 +81,9 @@ class Workshop:
         if lanes == 1:
             torch.set_num_threads(1)
         self._lanes: list[_Lane] = []
-        self.num: NDArray[np.complex64] = np.zeros((0, 0, 0), np.complex64)
+        self.num: NDArray[np.float32] = np.zeros((0, 2, 0, 0), np.float32)
         self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
-        self.pnum: NDArray[np.complex64] = np.zeros((0, 0, 0, 0, 0), np.complex64)
+        self.pnum: NDArray[np.float32] = np.zeros((0, 0, 0, 2, 0, 0), np.float32)
         self.pden: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
 
     def shut(self) -> None:
@@ -98,9 +104,10 @@ class Workshop:
         self.probe = np.ascontiguousarray(modes, np.complex64)
         if changed:
             self.bank = np.empty((BINS * BINS, *self.probe.shape), np.complex64)
+            self.bank_planes = np.empty((BINS * BINS, len(modes), 2, self.size, self.size), np.float32)
             self.light = np.empty((BINS * BINS, self.size, self.size), np.float32)
         bank(torch.from_numpy(self.probe), self.phases, out=torch.from_numpy(self.bank))
-        kernels.light_of(self.bank, self.light)
+        kernels.split_bank(self.bank, self.bank_planes, self.light)
         if changed:
             self.probe_velocity = np.zeros_like(self.probe)
             self._allocate()
@@ -110,7 +117,7 @@ class Workshop:
         self.corners, self.bins = self.canvas.corners(positions_px, BINS)
         if len(self.normal) != len(positions_px):
             self.normal = np.zeros((len(positions_px), 5))
-        if self.num.shape[1:] != self.canvas.shape:
+        if self.num.shape[2:] != self.canvas.shape:
             self._allocate()
 
     @property
@@ -120,15 +127,13 @@ class Workshop:
 
     def _allocate(self) -> None:
         m, n, shape = len(self.probe), self.size, self.canvas.shape
-        self.num = np.zeros((self.lanes, *shape), np.complex64)
+        self.planes = np.zeros((2, *shape), np.float32)
+        self.num = np.zeros((self.lanes, 2, *shape), np.float32)
         self.den = np.zeros((self.lanes, *shape), np.float32)
-        self.pnum = np.zeros((self.lanes, BINS * BINS, m, n, n), np.complex64)
+        self.pnum = np.zeros((self.lanes, BINS * BINS, m, 2, n, n), np.float32)
         self.pden = np.zeros((self.lanes, n, n), np.float32)
         block = self.block_frames
-        self._lanes = [
-            _Lane(torch.empty((block, m, n, n), dtype=torch.complex64), np.empty((2, n), np.float32))
-            for _ in range(self.lanes)
-        ]
+        self._lanes = [_lane(block, m, n) for _ in range(self.lanes)]
 
     # passes over frames
 
@@ -182,15 +187,15 @@ class Workshop:
     def accumulate(self, lane: int, block: Frames, waves: NDArray[np.complex64], *, probe: bool) -> None:
         """Add a block's waves (k, m, N, N) to the lane's sums."""
         kernels.accumulate(
-            self.canvas.object, self.bank, self.light, self.corners, self.bins, block, waves,
+            self.planes, self.bank_planes, self.light, self.corners, self.bins, block, waves.view(np.float32),
             self.num[lane], self.den[lane], self.pnum[lane], self.pden[lane], probe,
         )  # fmt: skip
 
     def exit_waves(self, lane: int, block: Frames) -> torch.Tensor:
-        """P O of a block, in the lane's workspace."""
-        waves = self._lanes[lane].waves[: len(block)]
-        kernels.exit_waves(self.canvas.object, self.bank, self.corners, self.bins, block, waves.numpy())
-        return waves
+        """P O of a block with the object that the pass began with, in the lane's workspace."""
+        held = self._lanes[lane]
+        kernels.exit_waves(self.planes, self.bank_planes, self.corners, self.bins, block, held.flat)
+        return held.waves[: len(block)]
 
     def _detector_misfit(self, lane: int, block: Frames, noise: Likelihood) -> float:
         far = self.detector.transfer is None
@@ -203,7 +208,7 @@ class Workshop:
         counts, rows = self.frames.block(block)
         return float(
             kernels.residual_waves(
-                torch.view_as_real(waves).numpy().reshape(*waves.shape[:-1], -1), counts, rows, self.detector.valid,
+                waves.numpy().view(np.float32), counts, rows, self.detector.valid,
                 np.float32(self.detector.saturation), np.float32(scale), noise.poisson, np.float32(noise.floor),
                 self._lanes[lane].line,
             )
@@ -211,6 +216,7 @@ class Workshop:
 
     def over_blocks(self, frames: Frames, work: Callable[[int, Frames], T]) -> list[T]:
         """`work(lane, block)` over all frames, those of one sub-pixel bin together; results in lane order."""
+        kernels.split_object(self.canvas.object, self.planes)
         ordered = frames[np.argsort(self.bins[frames], kind="stable")]
         parts = np.array_split(ordered, self.lanes)
 
@@ -246,8 +252,16 @@ class Workshop:
 
     def probe_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Numerator (m, N, N) with the sub-pixel shifts undone, and denominator (N, N), over all lanes."""
-        total = self.pnum[0] if self.lanes == 1 else self.pnum.sum(0)
+        total = np.empty_like(self.bank)
+        lanes, bins, modes, _, n, _ = self.pnum.shape
+        kernels.join(self.pnum.reshape(lanes, bins * modes, 2, n * n), total.reshape(bins * modes, n * n))
         return unshifted(torch.from_numpy(total), self.phases).numpy(), self.pden.sum(0)
+
+    def object_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """Numerator and denominator (H, W) over all lanes."""
+        total = np.empty(self.canvas.shape, np.complex64)
+        kernels.join(self.num.reshape(self.lanes, 1, 2, total.size), total.reshape(1, -1))
+        return total, self.den.sum(0)
 
     def clear(self) -> None:
         """Forget what the sums hold."""
@@ -261,3 +275,8 @@ class Workshop:
         for row, col in self.corners[frames].tolist():
             out[row : row + self.size, col : col + self.size] += intensity
         return out
+
+
+def _lane(block: int, modes: int, size: int) -> _Lane:
+    waves = torch.empty((block, modes, size, size), dtype=torch.complex64)
+    return _Lane(waves, waves.numpy().view(np.float32), np.empty((2, size), np.float32))
