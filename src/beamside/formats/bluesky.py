@@ -2,8 +2,8 @@
 
 Frames are the first array of images of the primary stream, (n, rows, columns) or (n, images, rows, columns), counted
 through. Positions are those of the two motors that the start document names, slowest first, as plans write them; where
-just one of the two names has a "y" in its last part, that one is y. Units are those of the descriptor's data keys. Other
-names, of flyers and encoders for instance, need a mapping.
+just one of the two names has a "y" in its last part, that one is y. Units are those of the descriptor's data keys.
+Other names, of flyers and encoders for instance, need a mapping.
 """
 
 from __future__ import annotations

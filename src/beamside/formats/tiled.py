@@ -2,7 +2,8 @@
 
 A name is the path of an array below the node; a name that is none is looked up in the node's metadata (there, or under
 `start`, as in Bluesky's documents); the names below a list of the metadata are its texts. Stacks of images of an event,
-(n, images, rows, columns), are counted through as (n x images, rows, columns). The server's key is taken from TILED_API_KEY, or from a login that Tiled remembers.
+(n, images, rows, columns), are counted through as (n x images, rows, columns). The server's key is taken from
+TILED_API_KEY, or from a login that Tiled remembers.
 """
 
 from __future__ import annotations

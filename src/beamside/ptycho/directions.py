@@ -70,14 +70,14 @@ def line_search(
     scale = np.float32(1.0 if detector.transfer is not None else 1.0 / shop.size**2)
 
     def work(lane: int, block: Frames) -> tuple[float, float]:
-        waves = shop.to_detector(shop.exit_waves(lane, block))
+        waves = shop.to_detector(shop.exit_waves(lane, block), block)
         along = torch.empty_like(waves)
         kernels.direction_waves(
             shop.canvas.object, shop.bank, shop.corners, shop.bins, block, d_obj, d_bank, along.numpy()
         )  # fmt: skip
         counts, rows = shop.frames.block(block)
         first, second = kernels.line_terms(
-            _real(waves), _real(shop.to_detector(along)), counts, rows, detector.valid,
+            _real(waves), _real(shop.to_detector(along, block)), counts, rows, detector.valid,
             np.float32(detector.saturation), scale, noise.poisson, np.float32(noise.floor),
         )  # fmt: skip
         return first, second

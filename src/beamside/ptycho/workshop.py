@@ -75,6 +75,8 @@ class Workshop:
         """The bank, and the object as it was when the pass began, with real and imaginary part apart."""
         self.light: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.corners, self.bins = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
+        self.turns = torch.zeros((0, 2, 0), dtype=torch.complex64)
+        """Near field: (n, 2, N) phases that move each frame's image back by the shift its probe was given."""
         self.normal = np.zeros((0, 5))
         """(n, 5) normal equations of each frame's displacement, from the last pass that asked for them."""
         self._pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
@@ -112,9 +114,28 @@ class Workshop:
             self.probe_velocity = np.zeros_like(self.probe)
             self._allocate()
 
+    def _find_turns(self) -> None:
+        """Beam and detector stand still, the sample moves; here the probe takes the sub-pixel part of the movement.
+
+        The far field does not show that, an image does: it is moved back.
+        """
+        if self.detector.transfer is None:
+            return
+        shift = np.stack(np.divmod(self.bins, BINS), 1) / BINS
+        k = np.fft.fftfreq(self.size)
+        self.turns = torch.from_numpy(np.exp(2j * np.pi * shift[:, :, None] * k).astype(np.complex64))
+
+    def _transfer(self, block: Frames) -> torch.Tensor | None:
+        """(k, 1, N, N) from the sample to the detector in Fourier space; None in the far field."""
+        if self.detector.transfer is None:
+            return None
+        y, x = self.turns[torch.from_numpy(block)].unbind(1)
+        return (self.detector.transfer * y[:, :, None] * x[:, None, :])[:, None]
+
     def place(self, positions_px: NDArray[np.float64]) -> None:
         """Put the frames' windows (n, 2) on the canvas, which covers them."""
         self.corners, self.bins = self.canvas.corners(positions_px, BINS)
+        self._find_turns()
         if len(self.normal) != len(positions_px):
             self.normal = np.zeros((len(positions_px), 5))
         if self.num.shape[2:] != self.canvas.shape:
@@ -151,37 +172,29 @@ class Workshop:
 
         return sum(self.over_blocks(frames, work))
 
-    def misfit(self, frames: Frames, noise: Likelihood) -> float:
-        """The misfit of the present object and probe, and nothing else."""
-
-        def work(lane: int, block: Frames) -> float:
-            return self._detector_misfit(lane, block, noise)
-
-        return sum(self.over_blocks(frames, work))
-
     def residual(
         self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood
     ) -> tuple[float, NDArray[np.complex64]]:
         """Misfit of a block, and chi, the residual brought back to the sample."""
         far = self.detector.transfer is None
-        at_detector = self.to_detector(waves)
+        at_detector = self.to_detector(waves, block)
         misfit = self._residual_in_place(lane, block, at_detector, noise, 1.0 / self.size**2 if far else 1.0)
-        return misfit, self.to_sample(at_detector).numpy()
+        return misfit, self.to_sample(at_detector, block).numpy()
 
-    def to_detector(self, waves: torch.Tensor) -> torch.Tensor:
+    def to_detector(self, waves: torch.Tensor, block: Frames) -> torch.Tensor:
         """Exit waves at the detector: unnormalised FFT, or the angular spectrum."""
         out: torch.Tensor = torch.fft.fft2(waves)
-        if self.detector.transfer is not None:
-            out = torch.fft.ifft2(out.mul_(self.detector.transfer))
-        return out
+        transfer = self._transfer(block)
+        return out if transfer is None else torch.fft.ifft2(out.mul_(transfer))
 
-    def to_sample(self, waves: torch.Tensor) -> torch.Tensor:
+    def to_sample(self, waves: torch.Tensor, block: Frames) -> torch.Tensor:
         """Back again; for the far field without the 1/N^2, which the residual carries."""
+        transfer = self._transfer(block)
         out: torch.Tensor
-        if self.detector.transfer is None:
+        if transfer is None:
             out = torch.fft.ifft2(waves, norm="forward")
         else:
-            out = torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.detector.transfer.conj()))
+            out = torch.fft.ifft2(torch.fft.fft2(waves).mul_(transfer.conj()))
         return out
 
     def accumulate(self, lane: int, block: Frames, waves: NDArray[np.complex64], *, probe: bool) -> None:
@@ -196,11 +209,6 @@ class Workshop:
         held = self._lanes[lane]
         kernels.exit_waves(self.planes, self.bank_planes, self.corners, self.bins, block, held.flat)
         return held.waves[: len(block)]
-
-    def _detector_misfit(self, lane: int, block: Frames, noise: Likelihood) -> float:
-        far = self.detector.transfer is None
-        waves = self.to_detector(self.exit_waves(lane, block))
-        return self._residual_in_place(lane, block, waves, noise, 1.0 / self.size**2 if far else 1.0)
 
     def _residual_in_place(
         self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood, scale: float
