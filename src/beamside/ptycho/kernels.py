@@ -245,8 +245,8 @@ def step_lengths(obj, bank, corners, bins, frames, chi, d_obj, d_bank, out):
 def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth):
     """velocity <- momentum velocity + step D^-1 num; obj <- obj + velocity; the sums are cleared for the next batch.
 
-    num: planes (lanes, 2, H, W). den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of the
-    normal equations; `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj,
+    num: planes (lanes, 2, H, W). den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of
+    the normal equations; `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj,
     where frames fall.
     """
     lanes, height, width = den.shape

@@ -7,8 +7,9 @@ a smooth random phase. Forward model, exact for a band-limited probe P and posit
     psi(r) = P(r - f) O(i + r),   far:  I = sum over modes |fft2(psi)|^2 / N^2
                                   near: I(r) = sum over modes |ifft2(fft2(psi) H)|^2 (r + f)
 
-since beam and detector stand still and it is the sample that moves, which only images can tell; with numpy's sign of fft2 and
-H(q) = exp(2 pi i z / wavelength * sqrt(1 - (wavelength q)^2)): the wave exp(+ikz) going forward by z, the effective distance of a diverging beam (Fresnel scaling theorem). Counts are Poisson.
+since beam and detector stand still and it is the sample that moves, which only images can tell; with numpy's sign of
+fft2 and H(q) = exp(2 pi i z / wavelength * sqrt(1 - (wavelength q)^2)): the wave exp(+ikz) going forward by z, the
+effective distance of a diverging beam (Fresnel scaling theorem). Counts are Poisson.
 Every random number belongs to the seed and to a frame, so a frame does not depend on how the scan is written.
 """
 
