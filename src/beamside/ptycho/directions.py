@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from beamside.ptycho import kernels
 from beamside.ptycho.probe import bank
-from beamside.ptycho.workshop import Frames, Likelihood, Workshop
+from beamside.ptycho.workshop import Frames, Kept, Likelihood, Workshop
 
 Field = NDArray[np.complex64]
 
@@ -41,15 +41,16 @@ def directions(shop: Workshop, damping: float, smooth: float, *, probe: bool) ->
     return d_obj.astype(np.complex64), d_probe.astype(np.complex64)
 
 
-def step_lengths(
-    shop: Workshop, frames: Frames, noise: Likelihood, d_obj: Field, d_probe: Field
-) -> NDArray[np.float64]:
-    """(5,) normal equations of the two lengths of LSQ-ML, see `kernels.step_lengths`."""
+def step_lengths(shop: Workshop, frames: Frames, kept: Kept, d_obj: Field, d_probe: Field) -> NDArray[np.float64]:
+    """(5,) normal equations of the two lengths of LSQ-ML, see `kernels.step_lengths`.
+
+    kept: the residuals that `Workshop.gradient` left of the same frames.
+    """
     d_bank = bank(torch.from_numpy(d_probe), shop.phases).numpy()
 
     def work(lane: int, block: Frames) -> NDArray[np.float64]:
         out = np.zeros(5)
-        _, chi = shop.residual(lane, block, shop.exit_waves(lane, block), noise)
+        chi = kept[int(block[0])]
         kernels.step_lengths(
             shop.canvas.object, shop.bank, shop.corners, shop.bins, block, chi, d_obj, d_bank, out
         )  # fmt: skip

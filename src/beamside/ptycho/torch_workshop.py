@@ -16,7 +16,7 @@ from torch import Tensor
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.probe import BINS, bank, unshifted
-from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
+from beamside.ptycho.workshop import Detector, Frames, Kept, Likelihood, Workshop
 
 SOLVERS = ("auto", "epie", "rpie")
 """Those that use nothing but the methods below."""
@@ -68,8 +68,11 @@ class TorchWorkshop(Workshop):
             fresh = torch.from_numpy(self.frames.counts[len(self._counts) : held].view(np.int16)).to(device)
             self._counts = torch.cat([self._counts, fresh])
 
-    def gradient(self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False) -> float:
-        """As on the CPU: add the frames' shares to the sums; the misfit."""
+    def gradient(
+        self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False, kept: Kept | None = None
+    ) -> float:
+        """As on the CPU: add the frames' shares to the sums; the misfit. Residuals are not kept for anybody."""
+        assert kept is None, "solvers that keep them compute on the CPU"
         size = max(1, _BLOCK_BYTES // (8 * self.size**2 * len(self._modes)))
         return sum(
             self._block(frames[at : at + size], noise, probe=probe, displacement=displacement)

@@ -25,6 +25,7 @@ from beamside.run.engine import Array
 _CACHE_BYTES = 1 << 20
 """Waves of a block: what a core's second-level cache holds beside its neighbours."""
 Frames = NDArray[np.int64]
+Kept = dict[int, NDArray[np.complex64]]
 T = TypeVar("T")
 
 
@@ -158,12 +159,20 @@ class Workshop:
 
     # passes over frames
 
-    def gradient(self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False) -> float:
-        """Add the frames' shares to the sums; the misfit, sum of (|A| - sqrt n)^2."""
+    def gradient(
+        self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False, kept: Kept | None = None
+    ) -> float:
+        """Add the frames' shares to the sums; the misfit, sum of (|A| - sqrt n)^2.
+
+        kept: takes the residuals at the sample, 8 N^2 bytes a frame and mode, by the first frame of each block; another
+        pass over the same frames has the same blocks.
+        """
 
         def work(lane: int, block: Frames) -> float:
             misfit, chi = self.residual(lane, block, self.exit_waves(lane, block), noise)
             self.accumulate(lane, block, chi, probe=probe)
+            if kept is not None:
+                kept[int(block[0])] = chi
             if displacement:
                 kernels.displacement(
                     self.canvas.object, self.bank, self.corners, self.bins, block, chi, self.normal
