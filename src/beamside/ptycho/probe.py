@@ -68,14 +68,21 @@ def orthogonal(modes: Modes) -> Modes:
 
 
 def with_modes(modes: Modes, count: int) -> Modes:
-    """`count` modes: the given ones first, then the first times y, x, y^2 ... at 10 % of its intensity each."""
-    size = modes.shape[-1]
-    axis = (np.arange(size) - size // 2) / size
+    """`count` modes: the given ones first, then what a shaking of the source makes of the first, at 10 % of it each.
+
+    A beam that moves by a little is P and its derivatives; in Fourier space P times u, u*, u^2 ... with u = kx + i ky,
+    so that one further mode has a part of a movement in any direction.
+    """
+    k = np.fft.fftfreq(modes.shape[-1])
+    u = k[None] + 1j * k[:, None]
+    spectrum = np.fft.fft2(modes[0])
     found = list(modes[:count])
     while len(found) < count:
         extra = len(found) - 1
-        along = axis[:, None] if extra % 2 == 0 else axis[None]
-        g = modes[0] * along ** (1 + extra // 2)
+        turned = spectrum * (u if extra % 2 == 0 else u.conj()) ** (1 + extra // 2)
+        g: Modes = np.fft.ifft2(turned).astype(np.complex64)
+        for known in found:
+            g = np.asarray(g - known * np.vdot(known, g) / max(_power(known), 1e-30), np.complex64)
         found.append(g * np.sqrt(0.1 * _power(modes[0]) / max(_power(g), 1e-30)))
     return np.stack(found).astype(np.complex64)
 
