@@ -176,7 +176,7 @@ def test_row_22_batches_read_their_own_points(tmp_path: Path, monkeypatch: Patch
     def sums(pieces: list[np.ndarray]) -> list[np.ndarray]:
         shop.clear()
         misfits = [shop.gradient(piece, noise, probe=True) for piece in pieces]
-        return [np.array(sum(misfits)), shop.num.sum(0), shop.den.sum(0), shop.probe_sums()[0]]
+        return [np.array(sum(misfits)), *shop.object_sums(), shop.probe_sums()[0]]
 
     edges = np.cumsum([len(part) for part in parts])[:-1]
     whole, batches = sums([np.arange(FRAMES)]), sums(np.split(np.arange(FRAMES), edges))

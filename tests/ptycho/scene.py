@@ -130,7 +130,9 @@ def expected_counts(
     found = np.zeros((size, size))
     for mode in probe.astype(np.complex128):
         psi = np.fft.ifft2(np.fft.fft2(mode) * turn) * obj[row : row + size, col : col + size]
-        wave = np.fft.fft2(psi, norm="ortho") if kernel is None else np.fft.ifft2(np.fft.fft2(psi) * kernel)
+        wave = np.fft.fft2(psi, norm="ortho")
+        if kernel is not None:  # the beam stands still on the detector, wherever the sample goes
+            wave = np.fft.ifft2(np.fft.fft2(psi) * kernel / turn)
         found += np.abs(wave) ** 2
     return found
 

@@ -46,17 +46,15 @@ def orders(count: int) -> dict[str, list[np.ndarray]]:
     }
 
 
-@pytest.mark.parametrize("seed", [2, pytest.param(1, marks=slow), pytest.param(3, marks=slow)])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=slow) for s in (2, 3, 4, 5))])
 def test_streamed_ends_where_all_at_once_does(seed: int) -> None:
-    """Gauntlet row 23: 2 % of the error, whatever the order and the pieces. A single pair of such small scans differs
-    by several per cent either way, since neither has quite converged; their mean does not."""
+    """Gauntlet row 23: within 2 % of the error in each pair, whatever the order and the pieces; mostly it is better,
+    because the frames that were there first have been worked on for longer."""
     made = scene.scan(seed=seed)
-    chosen = scene.options(made, noise="poisson", iterations_after_close=60)
+    chosen = scene.options(made, iterations_after_close=30)
     whole = scene.run_error(made, scene.run(made, chosen))
-    shares = [
-        scene.run_error(made, scene.stream(made, chosen, parts, steps=4)) / whole for parts in orders(200).values()
-    ]
-    assert np.mean(shares) < 1.02 and max(shares) < 1.1
+    for order, parts in orders(200).items():
+        assert scene.run_error(made, scene.stream(made, chosen, parts, steps=4)) < 1.02 * whole, order
 
 
 def test_a_dual_wave_is_made_when_its_frame_becomes_active() -> None:
@@ -129,7 +127,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(lanes: int, changed: dict[str, Any
                 engine.ingest(parts[number])
             else:
                 engine.close()
-            for _ in range(6 if number < 3 else 99):
+            for _ in range(6 if number < 3 else 999):
                 progress = engine.step()
                 steps += 1
                 if steps in stop_at:

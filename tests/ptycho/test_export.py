@@ -15,7 +15,16 @@ import pytest
 from beamside.errors import InputError
 from beamside.formats.cxi import layout
 from beamside.ptycho.export import frame_numbers, write_cxi, write_result
-from beamside.ptycho.picture import banner, length_text, panels, scale_bar_m, seen_window, without_ramp
+from beamside.ptycho.picture import (
+    banner,
+    bar_text,
+    length_text,
+    panels,
+    scale_bar_m,
+    seen_window,
+    subline,
+    without_ramp,
+)
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
 
@@ -192,6 +201,14 @@ def test_the_scale_bar_is_a_round_length(field_m: float, bar_m: float) -> None:
 )
 def test_lengths_are_told_in_their_unit(length_m: float, text: str) -> None:
     assert length_text(length_m) == text
+
+
+def test_no_length_is_told_where_none_is_known(snapshot: Snapshot) -> None:
+    """A file that says neither energy nor distance has nominal lengths, which a scale bar must not pass on."""
+    unknown = Snapshot(snapshot.arrays, {}, 1.0, "", {**snapshot.notes, "nominal_lengths": True})
+    pixel_m = snapshot.notes["pixel_size_m"][1]
+    assert bar_text(unknown, 50 * pixel_m) == "50 px" and bar_text(snapshot, 2e-6) == "2 um"
+    assert "pixel of unknown size" in subline(unknown) and "unknown" not in subline(snapshot)
 
 
 def test_what_is_no_reconstruction_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -116,20 +116,18 @@ def test_the_truth_explains_the_frames(recipe: dict[str, Any]) -> None:
     floor = engine.likelihood.floor
     mean, counts = made.mean_counts(np.arange(60)), scene.counts(made).astype(float)
     noise = float(((np.sqrt(mean + floor) - np.sqrt(counts)) ** 2).sum())
-    assert engine.shop.misfit(engine.active, engine.likelihood) == pytest.approx(noise, rel=2e-3)
+    assert engine.shop.gradient(engine.active, engine.likelihood, probe=False) == pytest.approx(noise, rel=2e-3)
 
 
 @pytest.mark.parametrize("solver", ["auto", pytest.param("lsqml", marks=slow), pytest.param("ml", marks=slow)])
 def test_near_field(solver: str) -> None:
-    """An image of the object, 0.2 m behind it: fringes carry the phase. Begun from the beam's amplitude alone.
-
-    Slow waves of the phase hardly show in such frames, so the error falls slowly; an empty object has 0.18.
-    """
+    """An image of the object, 0.2 m behind it: fringes carry the phase. Begun from the beam's amplitude alone, with
+    positions between pixels: the beam stands still on the detector, which an image shows."""
     made = scene.scan(step_px=5.0, **NEAR)
     engine = scene.run(made, scene.options(made, solver=solver, iterations_after_close=20))
     empty = scene.error(made, np.ones_like(made.object), (0, 0))
-    assert scene.run_error(made, engine) < 0.75 * empty
-    assert engine.errors[-1] < 0.25 * engine.errors[0]
+    assert scene.run_error(made, engine) < 0.4 * empty
+    assert engine.errors[-1] < 0.03 * engine.errors[0]
 
 
 def test_masked_and_saturated_pixels_cost_little() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from beamside.formats import cxi, hxn, nexus, npz, ptyd
+from beamside.formats import bluesky, cxi, hxn, nexus, npz, ptyd, tiled
 from beamside.formats.scan_layout import ScanLayout, View, mapped
 
 _READERS = (cxi.layout, ptyd.layout, hxn.layout, nexus.layout)
@@ -15,4 +15,6 @@ def find_layout(view: View, mapping: Mapping[str, str]) -> ScanLayout | None:
     if mapping:
         return mapped(view, mapping)
     readers = (npz.layout,) if isinstance(view, npz.NpzView) else (*_READERS, npz.layout)
+    if isinstance(view, tiled.TiledView):
+        readers = (bluesky.layout, *readers)
     return next((found for reader in readers if (found := reader(view)) is not None), None)

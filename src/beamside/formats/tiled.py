@@ -1,7 +1,9 @@
 """Bluesky's Tiled: the arrays of one node by its URL, read as a scan is read from a file, and results written back.
 
 A name is the path of an array below the node; a name that is none is looked up in the node's metadata (there, or under
-`start`, as in Bluesky's documents). The server's key is taken from TILED_API_KEY, or from a login that Tiled remembers.
+`start`, as in Bluesky's documents); the names below a list of the metadata are its texts. Stacks of images of an event,
+(n, images, rows, columns), are counted through as (n x images, rows, columns). The server's key is taken from
+TILED_API_KEY, or from a login that Tiled remembers.
 """
 
 from __future__ import annotations
@@ -34,13 +36,15 @@ class TiledView:
     def __init__(self, url: str) -> None:
         self.where = url
         self._node = _connect(url)
+        self._units: dict[str, str] = {}
 
     def info(self, name: str, since: int = 0) -> DatasetInfo | None:
         """Shape and type of an array, or of a value in the metadata; None where there is neither."""
         found = self._array(name)
         if found is not None:
-            shape = tuple(int(size) for size in found.shape)
-            return DatasetInfo(name, shape, np.dtype(found.dtype).str, written=shape[0] if shape else 1)
+            shape = _counted_through(found.shape)
+            kind = np.dtype(found.dtype).str
+            return DatasetInfo(name, shape, kind, self._unit(name), written=shape[0] if shape else 1)
         value = self._value(name)
         if value is None:
             return None
@@ -48,9 +52,12 @@ class TiledView:
         return DatasetInfo(name, (), "<f8" if numeric else "text", written=1)
 
     def children(self, name: str) -> list[str]:
-        """Names below a container."""
+        """Names below a container, or in a list of the metadata."""
         found = self._ask(lambda: self._below(name))
-        return [str(child) for child in found] if hasattr(found, "keys") else []
+        if hasattr(found, "keys"):
+            return [str(child) for child in found]
+        listed = self._value(name)
+        return [child for child in listed if isinstance(child, str)] if isinstance(listed, list) else []
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows of an array, or a value of the metadata."""
@@ -60,11 +67,16 @@ class TiledView:
             if not isinstance(value, int | float):
                 raise FormatError(f"holds no array '{name}'.", where=self.where, remedy="Check the path of the node.")
             return np.array(float(value))
-        shape = tuple(found.shape)
+        shape = _counted_through(found.shape)
         stop = shape[0] if stop is None and shape else stop
         bytes_asked = np.dtype(found.dtype).itemsize * ((stop or 1) - start) * int(np.prod(shape[1:], dtype=np.float64))
         if bytes_asked > _MOST_BYTES:
             raise FormatError(f"array '{name}': {bytes_asked:,} bytes are too many for one read.", where=self.where)
+        if len(found.shape) == 4 and stop is not None:
+            each = int(found.shape[1])
+            first, last = start // each, -(-stop // each)
+            images = np.asarray(self._ask(lambda: found[first:last])).reshape(-1, *shape[1:])
+            return images[start - first * each : stop - first * each]
         return np.asarray(self._ask(lambda: found[start:stop] if shape else found[()]))
 
     def text(self, name: str) -> str:
@@ -81,6 +93,19 @@ class TiledView:
         for part in filter(None, name.split("/")):
             node = node[part]
         return node
+
+    def _unit(self, name: str) -> str:
+        """The unit that the data key of an event stream's array has; "" where there is none."""
+        above, _, key = name.rpartition("/")
+        if name not in self._units:
+            stream = self._ask(lambda: self._below(above.removesuffix("/data").removesuffix("/internal")))
+            metadata = dict(getattr(stream, "metadata", {}))
+            for described in (metadata, *reversed(metadata.get("descriptors") or [])):
+                unit = (described.get("data_keys") or {}).get(key, {}).get("units")
+                if isinstance(unit, str):
+                    self._units[name] = unit
+                    break
+        return self._units.get(name, "")
 
     def _array(self, name: str) -> Any:
         found = self._ask(lambda: self._below(name))
@@ -104,6 +129,11 @@ class TiledView:
             return None
         except Exception as error:  # of the network, the server or the client library
             raise FormatError(f"Tiled says: {' '.join(str(error).split())[:200]}", where=self.where) from None
+
+
+def _counted_through(shape: Any) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in shape)
+    return (sizes[0] * sizes[1], *sizes[2:]) if len(sizes) == 4 else sizes
 
 
 def write_container(url: str, name: str, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> str:

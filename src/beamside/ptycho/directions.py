@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from beamside.ptycho import kernels
 from beamside.ptycho.probe import bank
-from beamside.ptycho.workshop import Frames, Likelihood, Workshop
+from beamside.ptycho.workshop import Frames, Kept, Likelihood, Workshop
 
 Field = NDArray[np.complex64]
 
@@ -22,7 +22,7 @@ def laplacian(obj: Field) -> Field:
 
 def gradients(shop: Workshop, smooth: float) -> tuple[Field, Field]:
     """Descent gradients of object (H, W) and probe (m, N, N), the smoothness prior included where frames fall."""
-    num, den = shop.num.sum(0), shop.den.sum(0)
+    num, den = shop.object_sums()
     if smooth > 0:
         num += np.float32(smooth * den.max()) * laplacian(shop.canvas.object) * (den > 0)
     return num, shop.probe_sums()[0]
@@ -41,15 +41,16 @@ def directions(shop: Workshop, damping: float, smooth: float, *, probe: bool) ->
     return d_obj.astype(np.complex64), d_probe.astype(np.complex64)
 
 
-def step_lengths(
-    shop: Workshop, frames: Frames, noise: Likelihood, d_obj: Field, d_probe: Field
-) -> NDArray[np.float64]:
-    """(5,) normal equations of the two lengths of LSQ-ML, see `kernels.step_lengths`."""
+def step_lengths(shop: Workshop, frames: Frames, kept: Kept, d_obj: Field, d_probe: Field) -> NDArray[np.float64]:
+    """(5,) normal equations of the two lengths of LSQ-ML, see `kernels.step_lengths`.
+
+    kept: the residuals that `Workshop.gradient` left of the same frames.
+    """
     d_bank = bank(torch.from_numpy(d_probe), shop.phases).numpy()
 
     def work(lane: int, block: Frames) -> NDArray[np.float64]:
         out = np.zeros(5)
-        _, chi = shop.residual(lane, block, shop.exit_waves(lane, block), noise)
+        chi = kept[int(block[0])]
         kernels.step_lengths(
             shop.canvas.object, shop.bank, shop.corners, shop.bins, block, chi, d_obj, d_bank, out
         )  # fmt: skip
@@ -70,14 +71,14 @@ def line_search(
     scale = np.float32(1.0 if detector.transfer is not None else 1.0 / shop.size**2)
 
     def work(lane: int, block: Frames) -> tuple[float, float]:
-        waves = shop.to_detector(shop.exit_waves(lane, block))
+        waves = shop.to_detector(shop.exit_waves(lane, block), block)
         along = torch.empty_like(waves)
         kernels.direction_waves(
             shop.canvas.object, shop.bank, shop.corners, shop.bins, block, d_obj, d_bank, along.numpy()
         )  # fmt: skip
         counts, rows = shop.frames.block(block)
         first, second = kernels.line_terms(
-            _real(waves), _real(shop.to_detector(along)), counts, rows, detector.valid,
+            _real(waves), _real(shop.to_detector(along, block)), counts, rows, detector.valid,
             np.float32(detector.saturation), scale, noise.poisson, np.float32(noise.floor),
         )  # fmt: skip
         return first, second

@@ -3,7 +3,10 @@
 Every function takes a block of frames that fits in the cache together with its exit waves. FFTs are unnormalised here:
 with psi = P O the transform of a frame has |fft2(psi)|^2 = N^2 times the counts, and `scale` = 1/N^2 puts that right.
 Shapes: object (H, W), probe bank (bins, modes, N, N), waves (frames, modes, N, N), all complex64; corners (n, 2) int32
-first pixel of each frame's window; bins (n,) int32, the sub-pixel shift of each frame.
+first pixel of each frame's window; bins (n,) int32, the sub-pixel shift of each frame. The loops that every iteration
+goes through take planes instead, real and imaginary part one after the other: object (2, H, W), bank
+(bins, modes, 2, N, N), float32, and waves as float32 (frames, modes, N, 2 N), because complex numbers cost them a
+third more, in shuffles.
 """
 
 from __future__ import annotations
@@ -20,19 +23,62 @@ _TINY = np.float32(1e-9)
 
 
 @njit(**_FAST)
+def split_object(obj, planes):
+    """planes (2, H, W) = real and imaginary part of the object."""
+    for y in range(obj.shape[0]):
+        o, re, im = obj[y], planes[0, y], planes[1, y]
+        for x in range(obj.shape[1]):
+            re[x] = o[x].real
+            im[x] = o[x].imag
+
+
+@njit(**_FAST)
+def split_bank(bank, planes, light):
+    """planes (bins, modes, 2, N, N) of the bank, and light (bins, N, N), the intensity of all modes together."""
+    bins, modes, size = bank.shape[0], bank.shape[1], bank.shape[2]
+    for k in range(bins):
+        for y in range(size):
+            w = light[k, y]
+            for x in range(size):
+                w[x] = 0
+            for m in range(modes):
+                p, re, im = bank[k, m, y], planes[k, m, 0, y], planes[k, m, 1, y]
+                for x in range(size):
+                    re[x] = p[x].real
+                    im[x] = p[x].imag
+                    w[x] += p[x].real * p[x].real + p[x].imag * p[x].imag
+
+
+@njit(**_FAST)
+def join(planes, out):
+    """out (groups, pixels) complex64 = planes (lanes, groups, 2, pixels) summed over the lanes."""
+    lanes, groups, _, pixels = planes.shape
+    for g in range(groups):
+        o = out[g]
+        re, im = planes[0, g, 0], planes[0, g, 1]
+        for x in range(pixels):
+            o[x] = complex(re[x], im[x])
+        for lane in range(1, lanes):
+            re, im = planes[lane, g, 0], planes[lane, g, 1]
+            for x in range(pixels):
+                o[x] += complex(re[x], im[x])
+
+
+@njit(**_FAST)
 def exit_waves(obj, bank, corners, bins, frames, out):
-    """out = P O for each frame of the block."""
-    modes, size = bank.shape[1], bank.shape[2]
+    """out = P O for each frame of the block; planes in, float32 waves out."""
+    modes, size = bank.shape[1], bank.shape[3]
     for b in range(len(frames)):
         j = frames[b]
         row, col = corners[j, 0], corners[j, 1]
         for m in range(modes):
             for y in range(size):
-                o = obj[row + y, col : col + size]
-                p = bank[bins[j], m, y]
+                o, i = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
+                p, q = bank[bins[j], m, 0, y], bank[bins[j], m, 1, y]
                 t = out[b, m, y]
                 for x in range(size):
-                    t[x] = p[x] * o[x]
+                    t[2 * x] = p[x] * o[x] - q[x] * i[x]
+                    t[2 * x + 1] = q[x] * o[x] + p[x] * i[x]
 
 
 @njit(**_FAST)
@@ -83,38 +129,44 @@ def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor
 def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pden, with_probe):
     """Add each frame's share: num += conj(P) chi, den += |P|^2 on the canvas; pnum += conj(O) chi, pden += |O|^2.
 
-    light: (bins, N, N) |P|^2 over the modes. pden only scales the probe's steps, and is much the same from frame to
-    frame: every fourth frame stands for four.
+    obj, bank, num (2, H, W) and pnum (bins, modes, 2, N, N) are planes, chi is viewed as float32. light: (bins, N, N)
+    |P|^2 over the modes. pden only scales the probe's steps, and is much the same from frame to frame: every fourth
+    frame stands for four.
     """
-    modes, size = bank.shape[1], bank.shape[2]
+    modes, size = bank.shape[1], bank.shape[3]
     for b in range(len(frames)):
         j = frames[b]
         row, col, k = corners[j, 0], corners[j, 1], bins[j]
         for y in range(size):
-            s = num[row + y, col : col + size]
+            s0, s1 = num[0, row + y, col : col + size], num[1, row + y, col : col + size]
             d = den[row + y, col : col + size]
             w = light[k, y]
             for x in range(size):
                 d[x] += w[x]
             for m in range(modes):
-                p = bank[k, m, y]
+                p0, p1 = bank[k, m, 0, y], bank[k, m, 1, y]
                 t = chi[b, m, y]
                 if with_probe:
-                    o = obj[row + y, col : col + size]
-                    q = pnum[k, m, y]
+                    o0, o1 = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
+                    q0, q1 = pnum[k, m, 0, y], pnum[k, m, 1, y]
                     for x in range(size):
-                        s[x] += np.conj(p[x]) * t[x]
-                        q[x] += np.conj(o[x]) * t[x]
+                        re, im = t[2 * x], t[2 * x + 1]
+                        s0[x] += p0[x] * re + p1[x] * im
+                        s1[x] += p0[x] * im - p1[x] * re
+                        q0[x] += o0[x] * re + o1[x] * im
+                        q1[x] += o0[x] * im - o1[x] * re
                 else:
                     for x in range(size):
-                        s[x] += np.conj(p[x]) * t[x]
+                        re, im = t[2 * x], t[2 * x + 1]
+                        s0[x] += p0[x] * re + p1[x] * im
+                        s1[x] += p0[x] * im - p1[x] * re
         if with_probe and b % 4 == 0:
             share = np.float32(min(4, len(frames) - b))
             for y in range(size):
-                o = obj[row + y, col : col + size]
+                o0, o1 = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
                 e = pden[y]
                 for x in range(size):
-                    e[x] += share * (o[x].real * o[x].real + o[x].imag * o[x].imag)
+                    e[x] += share * (o0[x] * o0[x] + o1[x] * o1[x])
 
 
 @njit(**_FAST)
@@ -193,54 +245,62 @@ def step_lengths(obj, bank, corners, bins, frames, chi, d_obj, d_bank, out):
 def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth):
     """velocity <- momentum velocity + step D^-1 num; obj <- obj + velocity; the sums are cleared for the next batch.
 
-    num, den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of the normal equations;
-    `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj, where frames fall.
+    num: planes (lanes, 2, H, W). den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of
+    the normal equations; `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj,
+    where frames fall.
     """
-    lanes, height, width = num.shape
+    lanes, height, width = den.shape
     above = obj[0].copy()
     for y in range(height):
         here = obj[y].copy()
         below = obj[min(y + 1, height - 1)]
         v, o = velocity[y], obj[y]
-        s, d = num[0, y], den[0, y]
+        re, im, d = num[0, 0, y], num[0, 1, y], den[0, y]
         for lane in range(1, lanes):
-            s1, d1 = num[lane, y], den[lane, y]
+            re1, im1, d1 = num[lane, 0, y], num[lane, 1, y], den[lane, y]
             for x in range(width):
-                s[x] += s1[x]
+                re[x] += re1[x]
+                im[x] += im1[x]
                 d[x] += d1[x]
-                s1[x] = 0
+                re1[x] = 0
+                im1[x] = 0
                 d1[x] = 0
         if smooth > 0:
             for x in range(width):
                 if d[x] > 0:
                     around = above[x] + below[x] + here[max(x - 1, 0)] + here[min(x + 1, width - 1)]
-                    s[x] += smooth * (around - np.float32(4) * here[x])
+                    bent = smooth * (around - np.float32(4) * here[x])
+                    re[x] += bent.real
+                    im[x] += bent.imag
         for x in range(width):
             h = step / ((_ONE - damping) * d[x] + damping * peak + np.float32(8) * smooth + _TINY)
-            v[x] = momentum * v[x] + h * s[x]
+            v[x] = momentum * v[x] + h * complex(re[x], im[x])
             o[x] += v[x]
-            s[x] = 0
+            re[x] = 0
+            im[x] = 0
             d[x] = 0
         above = here
 
 
 @njit(**_FAST)
 def accumulate_probe(obj, corners, bins, frames, psi, pnum, pden):
-    """Add each frame's share of the probe alone: pnum += conj(O) psi, pden += |O|^2."""
+    """Add each frame's share of the probe alone: pnum += conj(O) psi, pden += |O|^2; planes but for psi, float32."""
     modes, size = psi.shape[1], psi.shape[2]
     for b in range(len(frames)):
         j = frames[b]
         row, col, k = corners[j, 0], corners[j, 1], bins[j]
         for y in range(size):
-            o = obj[row + y, col : col + size]
+            o0, o1 = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
             e = pden[y]
             for x in range(size):
-                e[x] += o[x].real * o[x].real + o[x].imag * o[x].imag
+                e[x] += o0[x] * o0[x] + o1[x] * o1[x]
             for m in range(modes):
                 t = psi[b, m, y]
-                q = pnum[k, m, y]
+                q0, q1 = pnum[k, m, 0, y], pnum[k, m, 1, y]
                 for x in range(size):
-                    q[x] += np.conj(o[x]) * t[x]
+                    re, im = t[2 * x], t[2 * x + 1]
+                    q0[x] += o0[x] * re + o1[x] * im
+                    q1[x] += o0[x] * im - o1[x] * re
 
 
 @njit(**_FAST)
@@ -294,18 +354,3 @@ def line_terms(waves, along, counts, rows, valid, saturation, scale, poisson, fl
             first += s1
             second += s2
     return first, second
-
-
-@njit(**_FAST)
-def light_of(bank, out):
-    """out (bins, N, N) = intensity of each bin's modes together."""
-    bins, modes, size = bank.shape[0], bank.shape[1], bank.shape[2]
-    for k in range(bins):
-        for y in range(size):
-            w = out[k, y]
-            for x in range(size):
-                w[x] = 0
-            for m in range(modes):
-                p = bank[k, m, y]
-                for x in range(size):
-                    w[x] += p[x].real * p[x].real + p[x].imag * p[x].imag

@@ -67,7 +67,7 @@ class Opening:
         self.geometry = compare(
             engine.store, engine.positions_px, self.optics, engine.likelihood,
             None if z else engine.shop.probe, defocus_m=z, with_dc=False,
-            seed=self.options.seed, lanes=engine.lanes,
+            seed=self.options.seed, lanes=engine.lanes, hurried=True,
         )  # fmt: skip
 
     @property

@@ -17,6 +17,8 @@ from beamside.ptycho.workshop import Detector, Likelihood
 from beamside.run.engine import Array, Batch
 
 _FRAMES, _ITERATIONS = 120, 4
+_HURRIED_ITERATIONS, _OUT = 2, 1.25
+"""In a hurry: how many iterations the first look takes, and from which misfit, relative to the best, one is out."""
 NAMES = (
     "as given",
     "y reversed",
@@ -100,33 +102,45 @@ def compare(
     with_dc: bool,
     seed: int,
     lanes: int,
+    hurried: bool = False,
 ) -> list[Candidate]:
     """All candidates, the best first.
 
     probe: the start probe, or None, when every candidate begins from its own mean pattern at each of the defoci given.
-    with_dc: try DC moved by half a frame too.
+    with_dc: try DC moved by half a frame too. hurried: candidates that are clearly behind after two iterations keep the
+    misfit they have then; the geometry as given is always looked at in full.
     """
     frames = trial_frames(positions_px, store.usable, _FRAMES)
     counts, rows = store.block(frames)
     counts, here = counts[rows], positions_px[frames]
-    found: list[Candidate] = []
-    starts: list[tuple[float | None, Modes, bool]]
-    for moved in (False, True) if with_dc else (False,):
+
+    def tried(orientation: int, moved: bool, iterations: int) -> list[Candidate]:
         base = np.fft.fftshift(counts, axes=(1, 2)) if moved else counts
-        for orientation in range(len(ORIENTATIONS)):
-            turned, detector = _turned(base, optics.detector, orientation, moved)
-            if probe is None:
-                starts = [(z, pupil_probe(turned.mean_pattern, optics, z), False) for z in defocus_m]
-            else:
-                starts = [(None, start, start is not probe) for start in _starts(probe, orientation)]
-            tried = []
-            for z, start, with_probe in starts:
-                misfit = short_run(
-                    turned, here, np.arange(len(turned)), start, detector, noise, seed, lanes, _ITERATIONS
-                )
-                tried.append(Candidate(orientation, moved, z, misfit, with_probe))
-            found += tried if probe is None else [min(tried, key=lambda c: c.misfit)]
-    return sorted(found, key=lambda c: c.misfit)
+        turned, detector = _turned(base, optics.detector, orientation, moved)
+        starts: list[tuple[float | None, Modes, bool]]
+        if probe is None:
+            starts = [(z, pupil_probe(turned.mean_pattern, optics, z), False) for z in defocus_m]
+        else:
+            starts = [(None, start, start is not probe) for start in _starts(probe, orientation)]
+        every = np.arange(len(turned))
+        found = [
+            Candidate(
+                orientation, moved, z,
+                short_run(turned, here, every, start, detector, noise, seed, lanes, iterations), with_probe,
+            )
+            for z, start, with_probe in starts
+        ]  # fmt: skip
+        return found if probe is None else [min(found, key=lambda c: c.misfit)]
+
+    first = _HURRIED_ITERATIONS if hurried else _ITERATIONS
+    places = [(orientation, moved) for moved in ((False, True) if with_dc else (False,)) for orientation in range(8)]
+    table = {place: tried(*place, first) for place in places}
+    if hurried:
+        best = {place: min(c.misfit for c in found) for place, found in table.items()}
+        for place in places:
+            if place == (0, False) or best[place] <= _OUT * min(best.values()):
+                table[place] = tried(*place, _ITERATIONS)
+    return sorted((c for found in table.values() for c in found), key=lambda c: c.misfit)
 
 
 def _starts(probe: Modes, orientation: int) -> list[Modes]:

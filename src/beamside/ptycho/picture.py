@@ -73,7 +73,8 @@ def _draw_scale_bar(page: Any, snapshot: Snapshot, width_px: int, panel_px: floa
     length = panel_px * bar_m / field_m
     right = _GAP_PX + panel_px
     page.add_patch(Rectangle((right - length, height_px - 18), length, 5, color="black"))
-    page.text(right - length - 6, height_px - 14, length_text(bar_m), fontsize=8, va="center", ha="right")
+    text = bar_text(snapshot, bar_m)
+    page.text(right - length - 6, height_px - 14, text, fontsize=8, va="center", ha="right")
 
 
 def panels(snapshot: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
@@ -156,9 +157,19 @@ def headline(snapshot: Snapshot) -> str:
 def subline(snapshot: Snapshot) -> str:
     """Pixel, covered share, solver."""
     share = float((np.asarray(snapshot.arrays["coverage"]) > 0).mean())
-    text = f"pixel {length_text(float(snapshot.notes['pixel_size_m'][0]))}; {share:.0%} of the canvas seen (rest: blue)"
+    pixel = length_text(float(snapshot.notes["pixel_size_m"][0]))
+    if snapshot.notes.get("nominal_lengths"):
+        pixel = "of unknown size"
+    text = f"pixel {pixel}; {share:.0%} of the canvas seen (rest: blue)"
     solver = snapshot.notes.get("solver")
     return f"{text}; {solver}" if solver else text
+
+
+def bar_text(snapshot: Snapshot, bar_m: float) -> str:
+    """The scale bar's length; in pixels where the scan does not say what a pixel is."""
+    if snapshot.notes.get("nominal_lengths"):
+        return f"{bar_m / float(snapshot.notes['pixel_size_m'][1]):.3g} px"
+    return length_text(bar_m)
 
 
 def scale_bar_m(field_m: float) -> float:

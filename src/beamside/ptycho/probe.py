@@ -40,12 +40,16 @@ def unshifted(sums: Tensor, phases: Tensor) -> Tensor:
     """The adjoint of `bank`: sums (bins^2, m, N, N) of shifted modes, brought back and added up, (m, N, N)."""
     bins = len(phases)
     back = phases.conj().resolve_conj()
-    spectrum = torch.zeros_like(sums[0])
+    half = torch.empty((bins, *sums.shape[1:]), dtype=sums.dtype, device=sums.device)
     for row in range(bins):
-        half = torch.zeros_like(sums[0])
-        for col in range(bins):
-            half.addcmul_(torch.fft.fft(sums[row * bins + col], dim=-1), back[col])
-        spectrum.addcmul_(torch.fft.fft(half, dim=-2), back[row][:, None])
+        columns = torch.fft.fft(sums[row * bins : (row + 1) * bins], dim=-1)
+        half[row] = columns[0]  # of which the shift is none
+        for col in range(1, bins):
+            half[row].addcmul_(columns[col], back[col])
+    rows = torch.fft.fft(half, dim=-2)
+    spectrum = rows[0]
+    for row in range(1, bins):
+        spectrum.addcmul_(rows[row], back[row][:, None])
     modes: Tensor = torch.fft.ifft2(spectrum)
     return modes
 
@@ -64,14 +68,21 @@ def orthogonal(modes: Modes) -> Modes:
 
 
 def with_modes(modes: Modes, count: int) -> Modes:
-    """`count` modes: the given ones first, then the first times y, x, y^2 ... at 10 % of its intensity each."""
-    size = modes.shape[-1]
-    axis = (np.arange(size) - size // 2) / size
+    """`count` modes: the given ones first, then what a shaking of the source makes of the first, at 10 % of it each.
+
+    A beam that moves by a little is P and its derivatives; in Fourier space P times u, u*, u^2 ... with u = kx + i ky,
+    so that one further mode has a part of a movement in any direction.
+    """
+    k = np.fft.fftfreq(modes.shape[-1])
+    u = k[None] + 1j * k[:, None]
+    spectrum = np.fft.fft2(modes[0])
     found = list(modes[:count])
     while len(found) < count:
         extra = len(found) - 1
-        along = axis[:, None] if extra % 2 == 0 else axis[None]
-        g = modes[0] * along ** (1 + extra // 2)
+        turned = spectrum * (u if extra % 2 == 0 else u.conj()) ** (1 + extra // 2)
+        g: Modes = np.fft.ifft2(turned).astype(np.complex64)
+        for known in found:
+            g = np.asarray(g - known * np.vdot(known, g) / max(_power(known), 1e-30), np.complex64)
         found.append(g * np.sqrt(0.1 * _power(modes[0]) / max(_power(g), 1e-30)))
     return np.stack(found).astype(np.complex64)
 

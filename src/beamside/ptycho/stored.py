@@ -14,7 +14,9 @@ from beamside.run.engine import Batch, State
 if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
-_COUNTERS = ("iteration", "since_arrival", "closing", "closed", "errors", "recentred", "regress", "unexplained")
+_COUNTERS = (
+    "iteration", "since_arrival", "closing", "closed", "streamed", "errors", "recentred", "regress", "unexplained",
+)  # fmt: skip
 
 
 def state_of(engine: Ptychography) -> State:

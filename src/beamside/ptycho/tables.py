@@ -40,6 +40,7 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
         "wavelength_m": optics.wavelength_m,
         "distance_m": optics.distance_m,
         "detector_pixel_m": optics.detector_pixel_m,
+        "nominal_lengths": engine.header.fields.get("energy_keV", 0) is None,
         "propagation": "near" if optics.near else "far",
         "solver": engine.options.solver,
         "noise": "poisson" if engine.store.total.any() and engine.likelihood.poisson else "gaussian",

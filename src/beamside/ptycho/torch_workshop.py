@@ -16,7 +16,7 @@ from torch import Tensor
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.probe import BINS, bank, unshifted
-from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
+from beamside.ptycho.workshop import Detector, Frames, Kept, Likelihood, Workshop
 
 SOLVERS = ("auto", "epie", "rpie")
 """Those that use nothing but the methods below."""
@@ -31,7 +31,6 @@ class TorchWorkshop(Workshop):
         super().__init__(frames, canvas, detector, lanes=1)
         self.device = torch.device(device)
         self._valid = torch.from_numpy(detector.valid).to(self.device)
-        self._transfer = None if detector.transfer is None else detector.transfer.to(self.device)
         self._turns = self.phases.to(self.device)
         self._counts = torch.empty((0, self.size, self.size), dtype=torch.int16, device=self.device)
         self._axis = torch.arange(self.size, device=self.device)
@@ -69,8 +68,11 @@ class TorchWorkshop(Workshop):
             fresh = torch.from_numpy(self.frames.counts[len(self._counts) : held].view(np.int16)).to(device)
             self._counts = torch.cat([self._counts, fresh])
 
-    def gradient(self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False) -> float:
-        """As on the CPU: add the frames' shares to the sums; the misfit."""
+    def gradient(
+        self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False, kept: Kept | None = None
+    ) -> float:
+        """As on the CPU: add the frames' shares to the sums; the misfit. Residuals are not kept for anybody."""
+        assert kept is None, "solvers that keep them compute on the CPU"
         size = max(1, _BLOCK_BYTES // (8 * self.size**2 * len(self._modes)))
         return sum(
             self._block(frames[at : at + size], noise, probe=probe, displacement=displacement)
@@ -83,9 +85,11 @@ class TorchWorkshop(Workshop):
         place = self._places(corner)
         obj = self._object.reshape(-1)[place]
         light = self._bank[bins]
-        waves = self._forward(light * obj[:, None])
+        transfer = self._transfer(frames)
+        transfer = None if transfer is None else transfer.to(self.device)
+        waves = self._forward(light * obj[:, None], transfer)
         misfit = self._residual(waves, self._pixels(frames, chosen), noise)
-        chi = self._back(waves)
+        chi = self._back(waves, transfer)
         flat = place.reshape(-1)
         _add_complex(self._num, flat, (light.conj() * chi).sum(1).reshape(-1))
         self._den.reshape(-1).index_add_(0, flat, light.abs().square().sum(1).reshape(-1))
@@ -107,22 +111,20 @@ class TorchWorkshop(Workshop):
         counts, rows = self.frames.block(frames)
         return torch.from_numpy(counts[rows].astype(np.float32)).to(self.device)
 
-    def _forward(self, waves: Tensor) -> Tensor:
+    def _forward(self, waves: Tensor, transfer: Tensor | None) -> Tensor:
         out: Tensor = torch.fft.fft2(waves)
-        if self._transfer is not None:
-            out = torch.fft.ifft2(out * self._transfer)
-        return out
+        return out if transfer is None else torch.fft.ifft2(out * transfer)
 
-    def _back(self, waves: Tensor) -> Tensor:
+    def _back(self, waves: Tensor, transfer: Tensor | None) -> Tensor:
         out: Tensor
-        if self._transfer is None:
+        if transfer is None:
             out = torch.fft.ifft2(waves, norm="forward")
         else:
-            out = torch.fft.ifft2(torch.fft.fft2(waves) * self._transfer.conj())
+            out = torch.fft.ifft2(torch.fft.fft2(waves) * transfer.conj())
         return out
 
     def _residual(self, waves: Tensor, counts: Tensor, noise: Likelihood) -> float:
-        scale = 1.0 / self.size**2 if self._transfer is None else 1.0
+        scale = 1.0 / self.size**2 if self.detector.transfer is None else 1.0
         model = waves.abs().square().sum(1) * scale + noise.floor
         keep = self._valid * (counts < self.detector.saturation)
         misfit = (keep * (model.sqrt() - counts.sqrt()).square()).sum(dtype=torch.float64)

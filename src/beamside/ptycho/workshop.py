@@ -25,6 +25,7 @@ from beamside.run.engine import Array
 _CACHE_BYTES = 1 << 20
 """Waves of a block: what a core's second-level cache holds beside its neighbours."""
 Frames = NDArray[np.int64]
+Kept = dict[int, NDArray[np.complex64]]
 T = TypeVar("T")
 
 
@@ -54,6 +55,9 @@ class _Lane:
     """The sums and the workspace of one thread."""
 
     waves: torch.Tensor
+    """(frames, modes, N, N) complex64."""
+    flat: NDArray[np.float32]
+    """The same memory as (frames, modes, N, 2 N)."""
     line: NDArray[np.float32]
 
 
@@ -67,17 +71,22 @@ class Workshop:
         self.probe_velocity: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self.probe: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self.bank: NDArray[np.complex64] = np.zeros((0, 0, 0, 0), np.complex64)
+        self.bank_planes: NDArray[np.float32] = np.zeros((0, 0, 2, 0, 0), np.float32)
+        self.planes: NDArray[np.float32] = np.zeros((2, 0, 0), np.float32)
+        """The bank, and the object as it was when the pass began, with real and imaginary part apart."""
         self.light: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.corners, self.bins = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
+        self.turns = torch.zeros((0, 2, 0), dtype=torch.complex64)
+        """Near field: (n, 2, N) phases that move each frame's image back by the shift its probe was given."""
         self.normal = np.zeros((0, 5))
         """(n, 5) normal equations of each frame's displacement, from the last pass that asked for them."""
         self._pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
         if lanes == 1:
             torch.set_num_threads(1)
         self._lanes: list[_Lane] = []
-        self.num: NDArray[np.complex64] = np.zeros((0, 0, 0), np.complex64)
+        self.num: NDArray[np.float32] = np.zeros((0, 2, 0, 0), np.float32)
         self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
-        self.pnum: NDArray[np.complex64] = np.zeros((0, 0, 0, 0, 0), np.complex64)
+        self.pnum: NDArray[np.float32] = np.zeros((0, 0, 0, 2, 0, 0), np.float32)
         self.pden: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
 
     def shut(self) -> None:
@@ -98,19 +107,39 @@ class Workshop:
         self.probe = np.ascontiguousarray(modes, np.complex64)
         if changed:
             self.bank = np.empty((BINS * BINS, *self.probe.shape), np.complex64)
+            self.bank_planes = np.empty((BINS * BINS, len(modes), 2, self.size, self.size), np.float32)
             self.light = np.empty((BINS * BINS, self.size, self.size), np.float32)
         bank(torch.from_numpy(self.probe), self.phases, out=torch.from_numpy(self.bank))
-        kernels.light_of(self.bank, self.light)
+        kernels.split_bank(self.bank, self.bank_planes, self.light)
         if changed:
             self.probe_velocity = np.zeros_like(self.probe)
             self._allocate()
 
+    def _find_turns(self) -> None:
+        """Beam and detector stand still, the sample moves; here the probe takes the sub-pixel part of the movement.
+
+        The far field does not show that, an image does: it is moved back.
+        """
+        if self.detector.transfer is None:
+            return
+        shift = np.stack(np.divmod(self.bins, BINS), 1) / BINS
+        k = np.fft.fftfreq(self.size)
+        self.turns = torch.from_numpy(np.exp(2j * np.pi * shift[:, :, None] * k).astype(np.complex64))
+
+    def _transfer(self, block: Frames) -> torch.Tensor | None:
+        """(k, 1, N, N) from the sample to the detector in Fourier space; None in the far field."""
+        if self.detector.transfer is None:
+            return None
+        y, x = self.turns[torch.from_numpy(block)].unbind(1)
+        return (self.detector.transfer * y[:, :, None] * x[:, None, :])[:, None]
+
     def place(self, positions_px: NDArray[np.float64]) -> None:
         """Put the frames' windows (n, 2) on the canvas, which covers them."""
         self.corners, self.bins = self.canvas.corners(positions_px, BINS)
+        self._find_turns()
         if len(self.normal) != len(positions_px):
             self.normal = np.zeros((len(positions_px), 5))
-        if self.num.shape[1:] != self.canvas.shape:
+        if self.num.shape[2:] != self.canvas.shape:
             self._allocate()
 
     @property
@@ -120,24 +149,30 @@ class Workshop:
 
     def _allocate(self) -> None:
         m, n, shape = len(self.probe), self.size, self.canvas.shape
-        self.num = np.zeros((self.lanes, *shape), np.complex64)
+        self.planes = np.zeros((2, *shape), np.float32)
+        self.num = np.zeros((self.lanes, 2, *shape), np.float32)
         self.den = np.zeros((self.lanes, *shape), np.float32)
-        self.pnum = np.zeros((self.lanes, BINS * BINS, m, n, n), np.complex64)
+        self.pnum = np.zeros((self.lanes, BINS * BINS, m, 2, n, n), np.float32)
         self.pden = np.zeros((self.lanes, n, n), np.float32)
         block = self.block_frames
-        self._lanes = [
-            _Lane(torch.empty((block, m, n, n), dtype=torch.complex64), np.empty((2, n), np.float32))
-            for _ in range(self.lanes)
-        ]
+        self._lanes = [_lane(block, m, n) for _ in range(self.lanes)]
 
     # passes over frames
 
-    def gradient(self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False) -> float:
-        """Add the frames' shares to the sums; the misfit, sum of (|A| - sqrt n)^2."""
+    def gradient(
+        self, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool = False, kept: Kept | None = None
+    ) -> float:
+        """Add the frames' shares to the sums; the misfit, sum of (|A| - sqrt n)^2.
+
+        kept: takes the residuals at the sample, 8 N^2 bytes a frame and mode, by the first frame of each block; another
+        pass over the same frames has the same blocks.
+        """
 
         def work(lane: int, block: Frames) -> float:
             misfit, chi = self.residual(lane, block, self.exit_waves(lane, block), noise)
             self.accumulate(lane, block, chi, probe=probe)
+            if kept is not None:
+                kept[int(block[0])] = chi
             if displacement:
                 kernels.displacement(
                     self.canvas.object, self.bank, self.corners, self.bins, block, chi, self.normal
@@ -146,56 +181,43 @@ class Workshop:
 
         return sum(self.over_blocks(frames, work))
 
-    def misfit(self, frames: Frames, noise: Likelihood) -> float:
-        """The misfit of the present object and probe, and nothing else."""
-
-        def work(lane: int, block: Frames) -> float:
-            return self._detector_misfit(lane, block, noise)
-
-        return sum(self.over_blocks(frames, work))
-
     def residual(
         self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood
     ) -> tuple[float, NDArray[np.complex64]]:
         """Misfit of a block, and chi, the residual brought back to the sample."""
         far = self.detector.transfer is None
-        at_detector = self.to_detector(waves)
+        at_detector = self.to_detector(waves, block)
         misfit = self._residual_in_place(lane, block, at_detector, noise, 1.0 / self.size**2 if far else 1.0)
-        return misfit, self.to_sample(at_detector).numpy()
+        return misfit, self.to_sample(at_detector, block).numpy()
 
-    def to_detector(self, waves: torch.Tensor) -> torch.Tensor:
+    def to_detector(self, waves: torch.Tensor, block: Frames) -> torch.Tensor:
         """Exit waves at the detector: unnormalised FFT, or the angular spectrum."""
         out: torch.Tensor = torch.fft.fft2(waves)
-        if self.detector.transfer is not None:
-            out = torch.fft.ifft2(out.mul_(self.detector.transfer))
-        return out
+        transfer = self._transfer(block)
+        return out if transfer is None else torch.fft.ifft2(out.mul_(transfer))
 
-    def to_sample(self, waves: torch.Tensor) -> torch.Tensor:
+    def to_sample(self, waves: torch.Tensor, block: Frames) -> torch.Tensor:
         """Back again; for the far field without the 1/N^2, which the residual carries."""
+        transfer = self._transfer(block)
         out: torch.Tensor
-        if self.detector.transfer is None:
+        if transfer is None:
             out = torch.fft.ifft2(waves, norm="forward")
         else:
-            out = torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.detector.transfer.conj()))
+            out = torch.fft.ifft2(torch.fft.fft2(waves).mul_(transfer.conj()))
         return out
 
     def accumulate(self, lane: int, block: Frames, waves: NDArray[np.complex64], *, probe: bool) -> None:
         """Add a block's waves (k, m, N, N) to the lane's sums."""
         kernels.accumulate(
-            self.canvas.object, self.bank, self.light, self.corners, self.bins, block, waves,
+            self.planes, self.bank_planes, self.light, self.corners, self.bins, block, waves.view(np.float32),
             self.num[lane], self.den[lane], self.pnum[lane], self.pden[lane], probe,
         )  # fmt: skip
 
     def exit_waves(self, lane: int, block: Frames) -> torch.Tensor:
-        """P O of a block, in the lane's workspace."""
-        waves = self._lanes[lane].waves[: len(block)]
-        kernels.exit_waves(self.canvas.object, self.bank, self.corners, self.bins, block, waves.numpy())
-        return waves
-
-    def _detector_misfit(self, lane: int, block: Frames, noise: Likelihood) -> float:
-        far = self.detector.transfer is None
-        waves = self.to_detector(self.exit_waves(lane, block))
-        return self._residual_in_place(lane, block, waves, noise, 1.0 / self.size**2 if far else 1.0)
+        """P O of a block with the object that the pass began with, in the lane's workspace."""
+        held = self._lanes[lane]
+        kernels.exit_waves(self.planes, self.bank_planes, self.corners, self.bins, block, held.flat)
+        return held.waves[: len(block)]
 
     def _residual_in_place(
         self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood, scale: float
@@ -203,7 +225,7 @@ class Workshop:
         counts, rows = self.frames.block(block)
         return float(
             kernels.residual_waves(
-                torch.view_as_real(waves).numpy().reshape(*waves.shape[:-1], -1), counts, rows, self.detector.valid,
+                waves.numpy().view(np.float32), counts, rows, self.detector.valid,
                 np.float32(self.detector.saturation), np.float32(scale), noise.poisson, np.float32(noise.floor),
                 self._lanes[lane].line,
             )
@@ -211,6 +233,7 @@ class Workshop:
 
     def over_blocks(self, frames: Frames, work: Callable[[int, Frames], T]) -> list[T]:
         """`work(lane, block)` over all frames, those of one sub-pixel bin together; results in lane order."""
+        kernels.split_object(self.canvas.object, self.planes)
         ordered = frames[np.argsort(self.bins[frames], kind="stable")]
         parts = np.array_split(ordered, self.lanes)
 
@@ -246,8 +269,16 @@ class Workshop:
 
     def probe_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Numerator (m, N, N) with the sub-pixel shifts undone, and denominator (N, N), over all lanes."""
-        total = self.pnum[0] if self.lanes == 1 else self.pnum.sum(0)
+        total = np.empty_like(self.bank)
+        lanes, bins, modes, _, n, _ = self.pnum.shape
+        kernels.join(self.pnum.reshape(lanes, bins * modes, 2, n * n), total.reshape(bins * modes, n * n))
         return unshifted(torch.from_numpy(total), self.phases).numpy(), self.pden.sum(0)
+
+    def object_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """Numerator and denominator (H, W) over all lanes."""
+        total = np.empty(self.canvas.shape, np.complex64)
+        kernels.join(self.num.reshape(self.lanes, 1, 2, total.size), total.reshape(1, -1))
+        return total, self.den.sum(0)
 
     def clear(self) -> None:
         """Forget what the sums hold."""
@@ -261,3 +292,8 @@ class Workshop:
         for row, col in self.corners[frames].tolist():
             out[row : row + self.size, col : col + self.size] += intensity
         return out
+
+
+def _lane(block: int, modes: int, size: int) -> _Lane:
+    waves = torch.empty((block, modes, size, size), dtype=torch.complex64)
+    return _Lane(waves, waves.numpy().view(np.float32), np.empty((2, size), np.float32))

@@ -5,10 +5,11 @@ The far-field probe is the defocused focus of a rectangular lens (crossed mirror
 a smooth random phase. Forward model, exact for a band-limited probe P and positions p = i + f (whole part, rest):
 
     psi(r) = P(r - f) O(i + r),   far:  I = sum over modes |fft2(psi)|^2 / N^2
-                                  near: I = sum over modes |ifft2(fft2(psi) H)|^2
+                                  near: I(r) = sum over modes |ifft2(fft2(psi) H)|^2 (r + f)
 
-with numpy's sign of fft2 and H(q) = exp(2 pi i z / wavelength * sqrt(1 - (wavelength q)^2)): the wave exp(+ikz) going
-forward by z, the effective distance of a diverging beam (Fresnel scaling theorem). Counts are Poisson.
+since beam and detector stand still and it is the sample that moves, which only images can tell; with numpy's sign of
+fft2 and H(q) = exp(2 pi i z / wavelength * sqrt(1 - (wavelength q)^2)): the wave exp(+ikz) going forward by z, the
+effective distance of a diverging beam (Fresnel scaling theorem). Counts are Poisson.
 Every random number belongs to the seed and to a frame, so a frame does not depend on how the scan is written.
 """
 
@@ -150,7 +151,8 @@ class Scan:
         for mode in self.probe:
             waves = fft.ifft2(fft.fft2(mode)[None] * ramp) * windows
             waves = fft.fft2(waves)
-            waves = waves / size if self._kernel is None else fft.ifft2(waves * self._kernel)
+            # Ramp undone: a near-field image stays where the beam is, and the beam does not follow the sample.
+            waves = waves / size if self._kernel is None else fft.ifft2(waves * self._kernel * ramp.conj())
             out += np.abs(waves) ** 2
         return out
 

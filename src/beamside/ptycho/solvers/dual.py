@@ -48,7 +48,7 @@ class Dual(Solver):
             return misfit
 
         misfit = sum(shop.over_blocks(task.frames, exchange))
-        num, den = shop.num.sum(0), shop.den.sum(0)
+        num, den = shop.object_sums()
         held = np.float32(_OBJECT_INERTIA * den.max())
         lit = den > 1e-3 * den.max()
         shop.canvas.object[lit] = ((num + held * shop.canvas.object) / (den + held))[lit]
@@ -60,8 +60,9 @@ class Dual(Solver):
     def _update_probe(self, shop: Workshop, frames: Frames, psi: NDArray[np.complex64]) -> None:
         def gather(lane: int, block: Frames) -> None:
             kernels.accumulate_probe(
-                shop.canvas.object, shop.corners, shop.bins, block, psi[block], shop.pnum[lane], shop.pden[lane]
-            )
+                shop.planes, shop.corners, shop.bins, block, psi[block].view(np.float32), shop.pnum[lane],
+                shop.pden[lane],
+            )  # fmt: skip
 
         shop.over_blocks(frames, gather)
         num, den = shop.probe_sums()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from beamside.ptycho.directions import directions, step_lengths
 from beamside.ptycho.solvers.base import Pass, Solver, batches
-from beamside.ptycho.workshop import Workshop
+from beamside.ptycho.workshop import Kept, Workshop
 
 _DAMPING = 0.1
 _SHARE = 0.9
@@ -26,9 +26,10 @@ class LeastSquares(Solver):
         height, width = shop.canvas.shape
         misfit = 0.0
         for part in batches(task, height * width, shop.size):
-            misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement)
+            kept: Kept = {}
+            misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement, kept=kept)
             d_obj, d_probe = directions(shop, _DAMPING, task.smooth, probe=task.probe)
-            steps = _solve(step_lengths(shop, part, task.noise, d_obj, d_probe), probe=task.probe)
+            steps = _solve(step_lengths(shop, part, kept, d_obj, d_probe), probe=task.probe)
             shop.canvas.object += np.float32(_SHARE * task.gain * steps[0]) * d_obj
             if task.probe:
                 shop.set_probe(shop.probe + np.float32(_SHARE * task.gain * steps[1]) * d_probe)
