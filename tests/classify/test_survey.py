@@ -1,0 +1,136 @@
+"""Classes that start from a volume: found, refused where there is none, streamed, resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from beamside.classify.engine import Classifier
+from beamside.classify.options import ClassifyOptions
+from beamside.errors import OptionError
+from beamside.simulate.particles import Session
+from tests.classify import scene
+from tests.classify.test_engine import copied
+from tests.classify.test_streaming import purity
+
+COUNT, CLASSES = 700, 10
+
+
+def options(**changed: Any) -> ClassifyOptions:
+    standard: dict[str, Any] = {
+        "classes": CLASSES, "first_batch": COUNT, "iterations": 12, "start": "volume", "training_particles": 300,
+    }  # fmt: skip
+    return scene.options(**(standard | changed))
+
+
+def loud(seed: int = 1) -> Session:
+    return scene.session(COUNT, snr=0.4, seed=seed)
+
+
+def test_a_volume_tells_views_apart_better_than_free_classes_do() -> None:
+    found = {
+        start: np.mean([purity(scene.run(loud(seed), options(start=start, seed=seed)), loud(seed)) for seed in (1, 2)])
+        for start in ("classes", "volume", "auto")
+    }
+    assert found["volume"] > found["classes"] + 0.05, found
+    assert found["auto"] > found["classes"] + 0.05, f"auto takes the volume where it is better: {found}"
+
+
+def test_noise_has_no_volume() -> None:
+    """Images of noise alone: `auto` says that the volume explains nothing, and classes begin without it."""
+    made = loud()
+    images = np.random.default_rng(0).normal(size=(COUNT, scene.BOX, scene.BOX)).astype(np.float32)
+    engine = Classifier.fresh(options(start="auto", iterations=3), scene.HEADER)
+    engine.ingest(scene.batch(made, np.arange(COUNT), images))
+    scene.settle(engine)
+    assert engine.survey.cells is None and "no better than free classes" in engine.survey.note
+    assert engine.model is not None and engine.snapshot().coverage == 1.0
+
+
+def test_strange_particles_get_classes_of_their_own() -> None:
+    made = loud()
+    images = made.images(np.arange(COUNT)).copy()
+    junk = np.arange(0, COUNT, 4)
+    images[junk] = np.random.default_rng(0).normal(size=(len(junk), scene.BOX, scene.BOX))
+    engine = Classifier.fresh(options(), scene.HEADER)
+    engine.ingest(scene.batch(made, np.arange(COUNT), images))
+    scene.settle(engine)
+    spare = engine.classes - engine.survey.regular
+    assert 1 <= spare <= CLASSES // 2
+    label = engine.snapshot().tables["particles"]["class_number"] - 1
+    is_junk = np.isin(np.arange(COUNT), junk)
+    strange = label >= engine.survey.regular
+    assert strange[is_junk].mean() > 0.85 and strange[~is_junk].mean() < 0.1
+
+
+def test_new_particles_join_the_classes_of_their_directions() -> None:
+    """In two batches as good as at once, and the classes keep their directions from round to round."""
+    made = loud()
+    whole = scene.run(made, options())
+    engine = Classifier.fresh(options(first_batch=400), scene.HEADER)
+    engine.ingest(scene.batch(made, np.arange(400)))
+    scene.settle(engine)
+    first = np.array(engine.survey.cells)
+    early = engine.snapshot().tables["particles"]["class_number"].copy()
+    engine.ingest(scene.batch(made, np.arange(400, COUNT)))
+    scene.settle(engine)
+    assert engine.snapshot().coverage == 1.0, "new particles have classes before the source closes"
+    engine.close()
+    scene.settle(engine)
+    assert np.array_equal(first, np.array(engine.survey.cells))
+    late = engine.snapshot().tables["particles"]["class_number"][:400]
+    assert (late == early).mean() > 0.6, "labels of earlier particles mostly stay"
+    assert purity(engine, made) > purity(whole, made) - 0.05
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 30, 44, 50, 58, 66, 72])
+def test_resumed_is_uninterrupted_bit_for_bit(stop_at: int) -> None:
+    made = loud()
+    chosen = options(first_batch=500, iterations=4, classes=5)
+    whole, broken = (Classifier.fresh(chosen, scene.HEADER) for _ in range(2))
+    rounds = [np.arange(0, 500), np.arange(500, COUNT)]
+    given = [scene.batch(made, rows) for rows in rounds]
+    steps, resumed = 0, False
+    for index in range(3):
+        for engine in (whole, broken):
+            if index < 2:
+                engine.ingest(given[index])
+            else:
+                engine.close()
+        idle = False
+        while not idle:
+            if steps == stop_at:
+                resumed = True
+                broken = Classifier.resume(chosen, scene.HEADER, copied(broken.state()), given[: index + 1])
+            progress, other = whole.step(), broken.step()
+            assert progress.label == other.label
+            steps += 1
+            idle = progress.idle
+    assert resumed, f"only {steps} steps"
+    assert scene.same_bits(whole, broken)
+
+
+def test_a_volume_that_cannot_be_is_refused() -> None:
+    with pytest.raises(OptionError, match="--start volume does not go with --mirror"):
+        options(mirror=True)
+
+
+def test_the_hand_of_the_volume_does_not_matter() -> None:
+    """The mirrored volume has the same slices: a mirrored pose in it is the pose in the volume."""
+    from beamside.classify import sphere
+
+    slices_of = sphere.Slices.along
+    frame = sphere.random_rotation(np.random.default_rng(4))[None]
+    mirror = np.diag([1.0, 1.0, -1.0])
+    degree = 5
+    plain = slices_of(frame, 6, degree)
+    other = slices_of(mirror @ frame @ mirror, 6, degree)
+    # Y_lm(x, y, -z) = (-1)^(l+m) Y_lm: the harmonics of the mirrored volume.
+    sign = np.concatenate([[(-1.0) ** (l + m) for m in range(-l, l + 1)] for l in range(degree + 1)])  # noqa: E741
+    of = np.repeat(np.arange(degree + 1), 2 * np.arange(degree + 1) + 1)
+    ordered = torch.as_tensor(np.concatenate([sign[of % 2 == 0], sign[of % 2 == 1]])).float()[:, None]
+    harmonics = torch.randn(len(ordered), 1)
+    assert torch.allclose(plain.project(harmonics), other.project(harmonics * ordered), atol=1e-5)
