@@ -28,6 +28,7 @@ from beamside.denoise.model_file import Card, pack_model, unpack_model
 from beamside.denoise.networks import build
 from beamside.denoise.options import DenoiseOptions
 from beamside.denoise.precision import fast_bf16
+from beamside.denoise.shrinkage import Shrinkage
 from beamside.denoise.training import Trainer
 from beamside.errors import InputError, OptionError
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
@@ -137,6 +138,7 @@ class Denoiser:
         made = Trainer(
             network, self.device, rate=options.learning_rate, warm_up=options.warm_up_steps, total=options.steps,
             bf16=bf16, detail=options.detail,
+            shrinkage=Shrinkage(options.shrink, float(self.header.fields["pixel_size_A"])),
         )  # fmt: skip
         return made, network.stride
 
@@ -234,6 +236,8 @@ class Denoiser:
         trainer = self.trainer
         done = trainer.steps / trainer.total if trainer.total else trainer.steps / max(1, self.round_ends_at)
         metrics = {"train_loss": self.train_loss, "rate": trainer.present_rate(), "optimiser_steps": trainer.steps}
+        if self.options.shrink:
+            metrics["shrinkage"] = trainer.shrinkage.latest
         if ended and self.last is not None:
             metrics |= {"held_out_loss": self.last.score.loss, "blur_loss": self.last.controls.blur}
         return Progress(
