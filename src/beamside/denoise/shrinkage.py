@@ -6,7 +6,9 @@ each small block is made to cost something (a group lasso; Yuan and Lin, J. R. S
 minimiser takes the same amount from every block, which leaves little of what is everywhere and most of what stands
 out. That amount follows the quieter blocks, so it needs no unit. It moves no phase, and only what is finer than 24 A.
 
-Only what is minimised has this term. Every loss that is counted, reported or compared is the plain mean square.
+It acts in the cool-down alone: fine detail must have been learned before it can be told from ice, and a network that
+pays for it from the beginning learns less of it. Only what is minimised has this term: every loss that is counted,
+reported or compared is the plain mean square.
 """
 
 from __future__ import annotations

@@ -66,6 +66,11 @@ class Trainer:
         """Whether every step of the schedule has been taken."""
         return self.total is not None and self.steps >= self.total
 
+    @property
+    def cooling(self) -> bool:
+        """Whether the cool-down has begun."""
+        return self.cool_from is not None and self.steps >= self.cool_from
+
     def present_rate(self) -> float:
         """The learning rate of the next step."""
         rate = self.rate * min(1.0, (self.steps + 1) / self.warm_up)
@@ -90,7 +95,7 @@ class Trainer:
             loss = (output - lesson.to(self.device)).square().mean()
         else:
             loss = objective(output - y, weight, self.detail)
-            if weight is None:
+            if weight is None and self.cooling:
                 loss = loss + self.shrinkage(output)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
