@@ -35,6 +35,8 @@ BLURS = ("4", "5", "6", "7", "8")
 TOPAZ = "topaz:unet"
 REAL_PIXEL_A = 1.5
 Image = NDArray[np.float32]
+Method = Callable[..., Image]
+"""(image, scale of the pair or None) -> denoised image."""
 
 
 @dataclass
@@ -133,14 +135,14 @@ def module(path: Path) -> Any:
     return loaded
 
 
-def denoiser(named: str) -> Callable[[Image], Image]:
-    """Ours: the model of a run, a file, or the prior, as `apply` uses it."""
+def denoiser(named: str) -> Method:
+    """Ours: the model of a run, a file, or the prior, as `apply` uses it; halves on the scale that they share."""
     from beamside.denoise.export import read_model
     from beamside.denoise.prior import PRIOR
     from beamside.denoise.tiling import denoise, sum_scale
 
     network, card = read_model(PRIOR if named == "prior" else Path(named))
-    return lambda image: denoise(network, image, scale=sum_scale(image, card.pairs))
+    return lambda image, scale=None: denoise(network, image, scale=scale or sum_scale(image, card.pairs))
 
 
 def work(arguments: Sequence[str], threads: int, shared: Path) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def large_memory(bench: Bench, model: str) -> dict[str, Any]:
     return run_worker(["ours", model, str(path)], bench.args.threads)
 
 
-def topaz_denoiser(bench: Bench) -> Callable[[Image], Image] | None:
+def topaz_denoiser(bench: Bench) -> Method | None:
     """The peer's general model in this process, or None where it is not installed."""
     if importlib.util.find_spec("topaz") is None:
         return None
@@ -192,7 +194,7 @@ def topaz_denoiser(bench: Bench) -> Callable[[Image], Image] | None:
             self.model, self.device, self.dims, self.use_cuda = load_model("unet"), "cpu", 2, False
 
     peer = Loaded()
-    return lambda image: np.asarray(td.denoise_image(image, [peer], patch_size=1024, padding=500))
+    return lambda image, scale=None: np.asarray(td.denoise_image(image, [peer], patch_size=1024, padding=500))
 
 
 def real(bench: Bench) -> str:
@@ -214,7 +216,7 @@ def real(bench: Bench) -> str:
     if not (run / "result" / "model.safetensors").exists():
         shutil.rmtree(run, ignore_errors=True)
         bench.train([str(listing)], run, ["--init", "prior"])
-    methods: dict[str, Callable[[Image], Image]] = {"beamside, trained": denoiser(str(run))}
+    methods: dict[str, Method] = {"beamside, trained": denoiser(str(run))}
     methods["beamside, prior"] = denoiser("prior")
     topaz = topaz_denoiser(bench)
     if topaz is not None:
@@ -239,14 +241,13 @@ def real(bench: Bench) -> str:
     return "\n".join(lines)
 
 
-def against_each_other(
-    pair: tuple[Image, Image], methods: Mapping[str, Callable[[Image], Image]]
-) -> dict[str, list[float]]:
+def against_each_other(pair: tuple[Image, Image], methods: Mapping[str, Method]) -> dict[str, list[float]]:
     """By method: the loss of each image, denoised alone, against the other; and FRC bands between the two results."""
     from beamside.denoise import report
     from beamside.denoise.normalise import robust_scale
 
-    made = {name: (method(pair[0]), method(pair[1])) for name, method in methods.items()}
+    shared = robust_scale(*pair)
+    made = {name: (method(pair[0], shared), method(pair[1], shared)) for name, method in methods.items()}
     made["best blur"] = (report.best_blur(pair[0], pair[1])[0], report.best_blur(pair[1], pair[0])[0])
     made["nothing"] = pair
     found = {}
