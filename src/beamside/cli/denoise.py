@@ -149,6 +149,8 @@ def _train(args: argparse.Namespace) -> int:
         raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
     if args.steps is not None and args.max_minutes is not None:
         raise OptionError("--steps and --max-minutes exclude each other.", remedy="Give one of them.")
+    if args.pairs == "single" and args.shrink is not None:
+        raise OptionError("--shrink does nothing with --pairs single.", remedy="Leave it out, or give pairs.")
     if args.watch and not any(path.is_dir() for path in args.inputs):
         raise InputError("--watch needs a folder.", where=str(args.inputs[0]), remedy="Name the folder that grows.")
     if args.gain is not None and not args.gain.is_file():
