@@ -143,7 +143,7 @@ class Trainer:
                 parameter.copy_(torch.from_numpy(arrays[f"average.{name}"]))
         self.steps, self.cool_from, self.total = values["steps"], values["cool_from"], values["total"]
         self.tally = Tally(*values["tally"])
-        self.shrinkage.quiet = values["quiet"]
+        self.shrinkage.quiet = values.get("quiet", 0.0)  # absent in runs of earlier versions
 
 
 def objective(error: Tensor, weight: Tensor | None, detail: float) -> Tensor:
