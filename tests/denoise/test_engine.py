@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,23 @@ def test_shrinking_changes_what_is_learned_and_not_what_is_counted() -> None:
         assert ("shrinkage" in metrics) == (shrink > 0)
         found.append(engine.last.score.loss)
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(("shrink", "more", "replaced"), [(2.0, 0.2, True), (2.0, 0.3, False), (0.0, 0.2, False)])
+def test_the_last_model_of_a_shrinking_run_may_give_up_some_of_the_margin(
+    shrink: float, more: float, replaced: bool
+) -> None:
+    """Its partner has the ice that it leaves out. more: by how much of the margin over the blur its loss is higher."""
+    engine = Denoiser.fresh(options(shrink=shrink), header())
+    engine.ingest(batch([0, 1, 2, 3]))
+    engine.close()
+    finish(engine)
+    assert engine.published is not None and engine.last is not None and engine.trainer.done
+    margin_end, loss = engine.held_out.controls.blur, engine.last.independent.loss
+    before = (loss - more * margin_end) / (1 - more)
+    engine.published = replace(engine.published, loss=before, steps=-1)
+    engine.evaluation()
+    assert (engine.published.steps != -1) == replaced
 
 
 def test_patches_are_trained_on_as_patches() -> None:
