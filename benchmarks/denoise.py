@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ FIGURES = {"snr_db": "SNR dB", "frc_200_40": "FRC 200-40", "frc_40_20": "40-20",
 LEFT_OUT = ("May08_03.43.44", "May08_04.33.57", "May08_05.31.00")
 BLURS = ("4", "5", "6", "7", "8")
 TOPAZ = "topaz:unet"
+REAL_PIXEL_A = 1.5
 Image = NDArray[np.float32]
+Method = Callable[..., Image]
+"""(image, scale of the pair or None) -> denoised image."""
 
 
 @dataclass
@@ -132,14 +135,14 @@ def module(path: Path) -> Any:
     return loaded
 
 
-def denoiser(named: str) -> Callable[[Image], Image]:
-    """Ours: the model of a run, a file, or the prior, as `apply` uses it."""
+def denoiser(named: str) -> Method:
+    """Ours: the model of a run, a file, or the prior, as `apply` uses it; halves on the scale that they share."""
     from beamside.denoise.export import read_model
     from beamside.denoise.prior import PRIOR
     from beamside.denoise.tiling import denoise, sum_scale
 
     network, card = read_model(PRIOR if named == "prior" else Path(named))
-    return lambda image: denoise(network, image, scale=sum_scale(image, card.pairs))
+    return lambda image, scale=None: denoise(network, image, scale=scale or sum_scale(image, card.pairs))
 
 
 def work(arguments: Sequence[str], threads: int, shared: Path) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def large_memory(bench: Bench, model: str) -> dict[str, Any]:
     return run_worker(["ours", model, str(path)], bench.args.threads)
 
 
-def topaz_denoiser(bench: Bench) -> Callable[[Image], Image] | None:
+def topaz_denoiser(bench: Bench) -> Method | None:
     """The peer's general model in this process, or None where it is not installed."""
     if importlib.util.find_spec("topaz") is None:
         return None
@@ -191,16 +194,14 @@ def topaz_denoiser(bench: Bench) -> Callable[[Image], Image] | None:
             self.model, self.device, self.dims, self.use_cuda = load_model("unet"), "cpu", 2, False
 
     peer = Loaded()
-    return lambda image: np.asarray(td.denoise_image(image, [peer], patch_size=1024, padding=500))
+    return lambda image, scale=None: np.asarray(td.denoise_image(image, [peer], patch_size=1024, padding=500))
 
 
 def real(bench: Bench) -> str:
-    """Train on seven real pairs, score on three left out: loss of either image, denoised, against the other.
+    """Train on seven real pairs, score on three left out: loss of either image, denoised, against the other, and FRC.
 
     The blur is the best of 21 for each image, chosen with the partner that scores it, which no model is.
     """
-    from beamside.denoise import report
-    from beamside.denoise.normalise import robust_scale
     from beamside.formats.mrc import read_map
 
     data, folder = bench.shared / "data" / "empiar10146", bench.out / "empiar10146"
@@ -215,26 +216,50 @@ def real(bench: Bench) -> str:
     if not (run / "result" / "model.safetensors").exists():
         shutil.rmtree(run, ignore_errors=True)
         bench.train([str(listing)], run, ["--init", "prior"])
-    methods: dict[str, Callable[[Image], Image]] = {"beamside, trained": denoiser(str(run))}
+    methods: dict[str, Method] = {"beamside, trained": denoiser(str(run))}
     methods["beamside, prior"] = denoiser("prior")
     topaz = topaz_denoiser(bench)
     if topaz is not None:
         methods["topaz unet"] = topaz
-    losses: dict[str, list[list[float]]] = {}
-    for path in frames:
-        if not path.name.startswith(LEFT_OUT):
-            continue
+    found: dict[str, list[list[float]]] = {}
+    for path in (p for p in frames if p.name.startswith(LEFT_OUT)):
         frame, rest = (read_map(p)[0] for p in (path, folder / "rest" / path.name))
-        frame, rest = aligned(frame.reshape(frame.shape[-2:]), rest.reshape(rest.shape[-2:]))
-        for number, (given, partner) in enumerate(((frame, rest), (rest, frame))):
-            spread = robust_scale(partner).spread
-            made = {name: method(given) for name, method in methods.items()}
-            made |= {"best blur": report.best_blur(given, partner)[0], "nothing": given}
-            for name, image in made.items():
-                losses.setdefault(name, [[], []])[number].append(report.partner_loss(image, partner, spread))
-    lines = ["| real, left out | frame -> rest | rest -> frame |", "|---|---|---|"]
-    lines += [f"| {name} | {np.mean(a):.5f} | {np.mean(b):.5f} |" for name, (a, b) in losses.items()]
+        pair = aligned(frame.reshape(frame.shape[-2:]), rest.reshape(rest.shape[-2:]))
+        for name, figures in against_each_other(pair, methods).items():
+            found.setdefault(name, []).append(figures)
+    head = [
+        "real, left out",
+        "frame -> rest",
+        "rest -> frame",
+        *(f"FRC {band}" for band in ("200-40", "40-20", "20-10")),
+    ]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for name, rows in found.items():
+        means = [float(mean) for mean in np.mean(rows, axis=0)]
+        shown = [f"{mean:.5f}" for mean in means[:2]] + [f"{mean:.3f}" for mean in means[2:]]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def against_each_other(pair: tuple[Image, Image], methods: Mapping[str, Method]) -> dict[str, list[float]]:
+    """By method: the loss of each image, denoised alone, against the other; and FRC bands between the two results."""
+    from beamside.denoise import report
+    from beamside.denoise.normalise import robust_scale
+
+    shared = robust_scale(*pair)
+    made = {name: (method(pair[0], shared), method(pair[1], shared)) for name, method in methods.items()}
+    made["best blur"] = (report.best_blur(pair[0], pair[1])[0], report.best_blur(pair[1], pair[0])[0])
+    made["nothing"] = pair
+    found = {}
+    for name, (first, second) in made.items():
+        losses = [
+            report.partner_loss(image, partner, robust_scale(partner).spread)
+            for image, partner in ((first, pair[1]), (second, pair[0]))
+        ]
+        curve = report.ring_correlation(report.without_background(first), report.without_background(second))
+        bands = report.band_means(curve, REAL_PIXEL_A)
+        found[name] = losses + [float(value or 0.0) for value in bands.values()]
+    return found
 
 
 def aligned(first: Image, second: Image) -> tuple[Image, Image]:

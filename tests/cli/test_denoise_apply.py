@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mrcfile
@@ -15,6 +18,8 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
+from beamside.cli import denoise_apply
+from beamside.cli.denoise_apply import Job, Worker
 from beamside.cli.main import main
 from beamside.denoise.export import read_model, write_model
 from beamside.denoise.model_file import Card
@@ -218,6 +223,47 @@ def test_micrographs_are_denoised_as_they_arrive(model: Path, tmp_path: Path) ->
     assert "3 micrographs denoised, 0 set aside" in out
     for name in ("a", "b", "late"):
         assert mrcfile.validate(tmp_path / "out" / f"{name}.mrc")
+
+
+class Hours:
+    """Time that passes only while it is slept; what is to happen happens when it is due."""
+
+    def __init__(self, due: dict[float, Callable[[], object]]) -> None:
+        self.now, self.due = 0.0, due
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for at in [at for at in self.due if at <= self.now]:
+            self.due.pop(at)()
+
+
+def test_a_micrograph_is_denoised_as_soon_as_it_has_settled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as soon as there is a model: never more than two looks later, which come every half second."""
+    session, run, out = tmp_path / "session", tmp_path / "run", tmp_path / "out"
+    for folder in (session, run / "result"):
+        folder.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    due: dict[float, Callable[[], object]] = {
+        at: partial(written, session / f"at{at}.mrc", noise()) for at in (1.0, 20.3, 31.7)
+    }
+    due[10.0] = partial(shutil.copy, model, run / "result" / "model.safetensors")
+    hours, began = Hours(due), dict[str, float]()
+    one = denoise_apply.Worker.one
+
+    def noted(worker: Worker, job: Job, line: Callable[[str, int, int], None]) -> None:
+        began[job.inputs[0].name] = hours.now
+        one(worker, job, line)
+
+    monkeypatch.setattr(denoise_apply, "time", hours)
+    monkeypatch.setattr(Worker, "one", noted)
+    assert apply(run, session, out, "--watch", "--settle", "3s", "--idle-close", "20s") == 0
+    possible = {"at1.0.mrc": 10.0, "at20.3.mrc": 23.3, "at31.7.mrc": 34.7}
+    assert {name: at - possible[name] <= 1.0 for name, at in began.items()} == dict.fromkeys(possible, True)
 
 
 def test_a_watch_that_gets_no_model_says_so(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

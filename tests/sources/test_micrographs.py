@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import mrcfile
@@ -125,9 +128,63 @@ def test_a_gain_of_another_size_is_refused(tmp_path: Path) -> None:
         load_all(source)
 
 
-def test_an_eer_movie_is_refused_with_a_remedy(tmp_path: Path) -> None:
+def electrons(frame: NDArray[np.bool_]) -> bytes:
+    """A frame as EER has it: 7 bits of pixels to skip to the next electron, and 4 bits for where in its pixel it is."""
+    bits: list[int] = []
+    longest, at = 127, 0
+    for position in np.flatnonzero(frame):
+        gap, at = int(position) - at, int(position) + 1
+        for value in [longest] * (gap // longest) + [gap % longest]:
+            bits += [value >> bit & 1 for bit in range(7)]
+        bits += [1, 0, 1, 0]
+    return np.packbits(np.array(bits, np.uint8), bitorder="little").tobytes()
+
+
+def big_tiff(pages: Sequence[tuple[int, int, bytes]], shape: tuple[int, int]) -> bytes:
+    """(compression, bits a pixel, coded pixels) of each page of `shape`, with the metadata of an EER acquisition."""
+    about = b'<metadata><item name="sensorPixelSize.width" unit="m">1.3e-10</item></metadata>'
+    out = bytearray(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0)) + about
+    link = 8
+    for compression, bits, coded in pages:
+        at, page_at = len(out), len(out) + len(coded)
+        numbers = {256: shape[1], 257: shape[0], 258: bits, 259: compression, 262: 1, 273: at, 277: 1, 278: shape[0]}
+        entries = [struct.pack("<HHQQ", tag, 16, 1, value) for tag, value in (numbers | {279: len(coded)}).items()]
+        entries.append(struct.pack("<HHQQ", 65001, 7, len(about), 16))
+        out += coded + struct.pack("<Q", len(entries)) + b"".join(entries)
+        out[link : link + 8] = struct.pack("<Q", page_at)
+        link = len(out)
+        out += bytes(8)
+    return bytes(out)
+
+
+def write_eer(path: Path, movie: NDArray[np.bool_], *, with_sum: bool) -> None:
+    pages = [(65001, 8, electrons(frame)) for frame in movie]
+    if with_sum:
+        pages.insert(0, (1, 16, movie.sum(0).astype("<u2").tobytes()))
+    path.write_bytes(big_tiff(pages, (movie.shape[1], movie.shape[2])))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is None, reason="imagecodecs is not installed")
+@pytest.mark.parametrize("with_sum", [False, True])
+def test_eer_movies_are_cut_into_even_and_odd_frames(tmp_path: Path, with_sum: bool) -> None:
+    movie = np.random.default_rng(1).random((5, 64, 48)) < 0.02
+    write_eer(tmp_path / "movie.eer", movie, with_sum=with_sum)
+    source = MicrographSource([tmp_path])
+    (found,) = load_all(source).values()
+    assert np.array_equal(found, np.stack([movie[0:4:2].sum(0), movie[1:4:2].sum(0)]))
+    header = source.header()
+    assert header is not None and header.fields["pixel_size_A"] == pytest.approx(1.3)
+    (tmp_path / "cut.eer").write_bytes((tmp_path / "movie.eer").read_bytes()[:200])
+    with pytest.raises(FormatError, match="cut"):
+        load_all(MicrographSource([tmp_path / "cut.eer"]))
+
+
+def test_an_eer_movie_without_a_decoder_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (tmp_path / "movie.eer").write_bytes(b"II+\0")
-    with pytest.raises(FormatError, match="EER"):
+    with pytest.raises(FormatError, match="imagecodecs"):
         MicrographSource([tmp_path], pairs="single").poll()
 
 

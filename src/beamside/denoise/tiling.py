@@ -28,9 +28,10 @@ from beamside.denoise.normalise import CLIP, Scale, robust_scale
 from beamside.denoise.precision import fast_bf16
 from beamside.errors import OptionError
 
-TILE_BYTES = 180_000_000
+TILE_BYTES = 150_000_000
 """What the activations of a tile may take; beside it are the program, the image and the result."""
-_STRIP_ROWS = 64
+_STRIP_VALUES = 1024
+"""Rows of a strip times the width of the network's first level: what a strip takes beside the tile."""
 _MEDIAN_PX = 5
 _STRIP_HALO = 4
 """Rows beyond a strip that the two or three convolutions of a level see, made even for the level below."""
@@ -193,20 +194,21 @@ def beyond_clip(pixels: NDArray[Any], scale: Scale) -> NDArray[np.float32] | Non
 
 def _unet(network: UNet, seen: Tensor, rows: slice, columns: slice) -> Tensor:
     """The network's output (rows, columns) for the input (1, 1, H, W), float32; `network(seen)` cut, in less memory."""
+    strip = _strip_rows(network)
     skips = _encoded(network, seen)
     h = skips.pop()
     for block in list(network.up)[:-1]:
-        h = _by_strips(block, partial(_joined, h, skips.pop()), 2 * h.shape[2])
+        h = _by_strips(block, partial(_joined, h, skips.pop()), 2 * h.shape[2], strip)
     (top,) = skips
     out = torch.empty((rows.stop - rows.start, columns.stop - columns.start), device=seen.device)
     across = slice(columns.start // UNSHUFFLE - _STRIP_HALO, columns.stop // UNSHUFFLE + _STRIP_HALO)
     half = slice(across.start // 2, across.stop // 2)
     cut = UNSHUFFLE * _STRIP_HALO
-    for first, last in _strips(rows.start // UNSHUFFLE, rows.stop // UNSHUFFLE):
+    for first, last in _strips(rows.start // UNSHUFFLE, rows.stop // UNSHUFFLE, strip):
         joined = _joined(h[..., half], top[..., across], first - _STRIP_HALO, last + _STRIP_HALO)
-        strip = functional.pixel_shuffle(network.last(network.up[-1](joined)), UNSHUFFLE)[0, 0]
+        part = functional.pixel_shuffle(network.last(network.up[-1](joined)), UNSHUFFLE)[0, 0]
         at = UNSHUFFLE * first - rows.start
-        out[at : at + UNSHUFFLE * (last - first)] = strip[cut:-cut, cut:-cut].float()
+        out[at : at + UNSHUFFLE * (last - first)] = part[cut:-cut, cut:-cut].float()
     return out
 
 
@@ -216,7 +218,7 @@ def _encoded(network: UNet, seen: Tensor) -> list[Tensor]:
     for block in network.down:
         take = partial(_pooled, skips[-1]) if skips else partial(_unshuffled, seen)
         size = skips[-1].shape[2] // 2 if skips else seen.shape[2] // UNSHUFFLE
-        skips.append(_by_strips(block, take, size))
+        skips.append(_by_strips(block, take, size, _strip_rows(network)))
     return skips
 
 
@@ -235,10 +237,10 @@ def _joined(below: Tensor, skip: Tensor, low: int, high: int) -> Tensor:
     return torch.cat([wide, skip[:, :, low:high]], 1)
 
 
-def _by_strips(block: Module, take: Callable[[int, int], Tensor], size: int) -> Tensor:
+def _by_strips(block: Module, take: Callable[[int, int], Tensor], size: int, strip: int) -> Tensor:
     """`block` over all `size` rows of its input, of which take(low, high) gives a part: (1, channels, size, W)."""
     out: Tensor | None = None
-    for first, last in _strips(0, size):
+    for first, last in _strips(0, size, strip):
         low, high = max(0, first - _STRIP_HALO), min(size, last + _STRIP_HALO)
         h = block(take(low, high))
         if out is None:
@@ -249,6 +251,10 @@ def _by_strips(block: Module, take: Callable[[int, int], Tensor], size: int) -> 
     return out
 
 
-def _strips(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    for first in range(start, stop, _STRIP_ROWS):
-        yield first, min(stop, first + _STRIP_ROWS)
+def _strip_rows(network: UNet) -> int:
+    return max(2 * _STRIP_HALO, _STRIP_VALUES // network.widths[0])
+
+
+def _strips(start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+    for first in range(start, stop, rows):
+        yield first, min(stop, first + rows)
