@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -16,7 +17,10 @@ from beamside.formats.mrc import read_map, write_stack
 from beamside.run import atomic
 from beamside.run.ledger import Ledger
 from beamside.run.store import Store
-from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run
+from beamside.simulate.scan_files import write_scan
+from tests.gauntlet import ptycho_drive
+from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run, verdict
+from tests.ptycho import scene
 
 Capture = pytest.CaptureFixture[str]
 
@@ -76,6 +80,47 @@ def test_row_45_a_chunk_that_reads_as_zeros_is_refused(star: Path, tmp_path: Pat
 
     assert main(["resume", str(tmp_path / "run")]) == 0
     assert result_bytes(tmp_path / "run") == before
+
+
+def write_with_holes(path: Path, name: str, never: tuple[int, ...], deep: int) -> None:
+    """The dataset again in chunks of `deep` rows, of which those that begin at `never` are not written."""
+    with h5py.File(path, "r+") as file:
+        values = file[name][...]
+        del file[name]
+        made = file.create_dataset(name, values.shape, values.dtype, chunks=(deep, *values.shape[1:]))
+        for first in range(0, len(values), deep):
+            if first not in never:
+                made[first : first + deep] = values[first : first + deep]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "never", "deep", "lost", "what"),
+    [
+        ("entry_1/data_1/data", (40, 41, 90), 1, [40, 41, 90], "were never written"),
+        (
+            "entry_1/sample_1/geometry_1/translation",
+            (40,),
+            4,
+            [40, 41, 42, 43],
+            "have a position that was never written",
+        ),
+    ],
+    ids=["frames", "positions"],
+)
+def test_row_45_chunks_of_a_scan_that_were_never_written(
+    tmp_path: Path, capsys: Capture, dataset: str, never: tuple[int, ...], deep: int, lost: list[int], what: str
+) -> None:
+    """docs/decisions/0070: what would read as zeros is left out and named; the scan goes on, suspect."""
+    write_scan(tmp_path / "scan.cxi", scene.scan(120))
+    write_with_holes(tmp_path / "scan.cxi", dataset, never, deep)
+    ran = ptycho_drive.run(capsys, tmp_path / "scan.cxi", tmp_path / "run", "--first-frames", 60)
+    assert ran.status == 0 and verdict(ran.folder) == "suspect"
+    (sentence,) = ran.named("files.checksum")
+    assert f"{len(lost)} frames {what} and would read as zeros: {', '.join(map(str, lost))}." in sentence
+    assert "left out of the reconstruction" in sentence and sentence in ran.said
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        came = {record.key for record in ledger.records()}
+    assert came == {f"frame {n}" for n in range(120)} - {f"frame {n}" for n in lost}
 
 
 def test_row_46_two_processes_in_one_directory(star: Path, tmp_path: Path, capsys: Capture) -> None:
