@@ -18,8 +18,9 @@ from beamside.run import atomic
 from beamside.run.ledger import Ledger
 from beamside.run.store import Store
 from beamside.simulate.scan_files import write_scan
+from beamside.sources.particles import ParticleFolder
 from tests.gauntlet import ptycho_drive
-from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run, verdict
+from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run, verdict, write_session
 from tests.ptycho import scene
 
 Capture = pytest.CaptureFixture[str]
@@ -60,6 +61,26 @@ def test_row_44_a_file_that_is_still_being_written_is_waited_for(star: Path, tmp
         assert ledger.items() == ledger.in_batches() == 240, "never a partial item"
     whole_run = run(capsys, star, tmp_path / "whole")
     assert whole_run.status == 0 and result_bytes(ran.folder) == result_bytes(whole_run.folder)
+
+
+def test_row_44_a_file_that_never_becomes_whole_is_named(
+    star: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The minute of patience is cut short. What the file lacks is said, and nothing of it is in the result."""
+    write_session(tmp_path / "other", seed=4, count=60)
+    whole = (tmp_path / "other" / "particles.mrcs").read_bytes()
+    (star.parent / "later.mrcs").write_bytes(whole[: len(whole) // 2])
+    text = (tmp_path / "other" / "particles.star").read_text().replace("particles.mrcs", "later.mrcs")
+    (star.parent / "zz.star").write_text(text)
+    defaults = ParticleFolder.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "patience_s", 1.0)
+    ran = run(capsys, star.parent, tmp_path / "run", "--watch", "--idle-close", "3s", "--settle", "0.3s")
+    assert ran.status == 0 and verdict(ran.folder) == "suspect"
+    (sentence,) = ran.named("input.settled")
+    assert "later.mrcs" in sentence and "Its particles are waited for" in sentence and sentence in ran.said
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        assert {record.key.partition("@")[2] for record in ledger.records()} == {"particles.mrcs"}
 
 
 def test_row_45_a_chunk_that_reads_as_zeros_is_refused(star: Path, tmp_path: Path, capsys: Capture) -> None:
