@@ -63,6 +63,33 @@ def test_row_44_a_file_that_is_still_being_written_is_waited_for(star: Path, tmp
     assert whole_run.status == 0 and result_bytes(ran.folder) == result_bytes(whole_run.folder)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_row_44_pauses_of_ninety_seconds(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    """In real time: the stack stops within an image and within its header, the table within a row, for 90 s each."""
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    whole, table = star.with_suffix(".mrcs").read_bytes(), star.read_bytes()
+
+    def microscope() -> None:
+        for stack_bytes, table_bytes in ((700, 300), (len(whole) // 2 + 5, len(table) - 40), (len(whole), len(table))):
+            (folder / "particles.mrcs").write_bytes(whole[:stack_bytes])
+            (folder / "particles.star").write_bytes(table[:table_bytes])
+            if stack_bytes < len(whole):
+                time.sleep(90)
+
+    writer = threading.Thread(target=microscope)
+    writer.start()
+    ran = run(capsys, folder, tmp_path / "run", "--watch", "--idle-close", "100s")
+    writer.join()
+    assert ran.status == 0 and {name for name, _, _ in ran.findings} == {"input.settled"}, ran.said
+    assert verdict(ran.folder) == "suspect", "it lacked something for more than a minute, and that is said"
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.items() == ledger.in_batches() == 240, "never a partial item"
+    assert run(capsys, star, tmp_path / "whole").status == 0
+    assert result_bytes(ran.folder) == result_bytes(tmp_path / "whole")
+
+
 def test_row_44_a_file_that_never_becomes_whole_is_named(
     star: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

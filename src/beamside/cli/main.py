@@ -11,6 +11,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -108,8 +109,9 @@ def _crashed(error: Exception, run_dir: Path | None) -> int:
     head = f"beamside: unexpected {type(error).__name__}: {error}"
     if run_dir is not None and Path(run_dir).is_dir():
         place = Path(run_dir) / "crash.txt"
-        place.write_text(text)
-        print(f"{head}\nThe details are in {place}. Go on by: beamside resume {run_dir}", file=sys.stderr)
-    else:
-        print(f"{text}{head}", file=sys.stderr)
+        with suppress(OSError):  # on a full disk the details go to the terminal
+            place.write_text(text)
+            print(f"{head}\nThe details are in {place}. Go on by: beamside resume {run_dir}", file=sys.stderr)
+            return CRASHED
+    print(f"{text}{head}", file=sys.stderr)
     return CRASHED
