@@ -131,6 +131,7 @@ def read_particles(path: Path, root: Path, *, growing: bool = False, known: Cont
     stack is absent or too short, InputError for whatever else cannot be used; all name the file, and the row where
     one is at fault.
     """
+    refuse_cryosparc(path)
     read = _simple_tables(path) if path.suffix == ".simple" else _star_tables(path, growing)
     rows = read.rows
     if not len(rows):
@@ -153,6 +154,16 @@ def read_particles(path: Path, root: Path, *, growing: bool = False, known: Cont
         outside=tuple(name for name in images.names if name.startswith("/")),
         unfinished=read.unfinished,
     )
+
+
+def refuse_cryosparc(path: Path) -> None:
+    """InputError for a .cs file: it is looked at by `inspect`, and no particles are taken from it."""
+    if path.suffix == ".cs":
+        raise InputError(
+            "is a particle table of CryoSPARC, from which no particles are taken.",
+            where=str(path),
+            remedy=f"Export the particles as a STAR file and give that; 'beamside inspect {path}' looks at this one.",
+        )
 
 
 def _star_tables(path: Path, growing: bool) -> _Tables:

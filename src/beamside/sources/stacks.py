@@ -39,6 +39,11 @@ class Places:
                     return candidate
         return None
 
+    def words(self) -> str:
+        """Where it looks, for people."""
+        start, root = Path(os.path.abspath(self.table)).parent, Path(os.path.abspath(self.root))
+        return f"{start}{'' if root == start or root in start.parents else f', {root}'} and the folders above"
+
     def name(self, stack: Path) -> str:
         """`stack` relative to the data root, or as an absolute path where it lies outside."""
         return name_under(self.root, stack)
@@ -125,8 +130,7 @@ def locate(text: str, places: Places, place: Callable[[int], str], row: int) -> 
     path = places.find(text)
     if path is None:
         raise NotYetError(
-            f"the stack {text} is not there; it was looked for under {places.table.parent}, {places.root} and the "
-            "folders above.",
+            f"the stack {text} is not there; it was looked for under {places.words()}.",
             where=place(row),
             remedy="Bring the stack, or correct its path.",
         )
