@@ -211,7 +211,7 @@ def _ctf(made: ParticleSet) -> Iterator[Oddity]:
     if odd.any():
         yield Oddity(
             "ctf.range", Severity.NOTE,
-            f"the defocus of {int(odd.sum()):,} particles is outside {DEFOCUS_RANGE_A[0]:,.0f} to "
+            f"the defocus of {counted(int(odd.sum()), 'particle')} is outside {DEFOCUS_RANGE_A[0]:,.0f} to "
             f"{DEFOCUS_RANGE_A[1]:,.0f} A.",
             "A wrong defocus flips the contrast of whole rings.",
             "Uses what the table says; look at those micrographs.",
@@ -220,7 +220,7 @@ def _ctf(made: ParticleSet) -> Iterator[Oddity]:
     if odd.any():
         yield Oddity(
             "ctf.range", Severity.NOTE,
-            f"the astigmatism of {int(odd.sum()):,} particles is over {MOST_ASTIGMATISM_A:,.0f} A.",
+            f"the astigmatism of {counted(int(odd.sum()), 'particle')} is over {MOST_ASTIGMATISM_A:,.0f} A.",
             "Either the microscope or the fit is off.", "Uses what the table says; look at those micrographs.",
         )  # fmt: skip
 
