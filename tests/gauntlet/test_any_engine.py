@@ -189,6 +189,10 @@ def test_row_46_two_processes_in_one_directory(star: Path, tmp_path: Path, capsy
             assert "end it with 'beamside stop'" in said
             second = subprocess.run([*command[:3], "resume", str(folder)], capture_output=True, text=True, timeout=60)
             assert second.returncode == 2 and f"held by process {first.pid}" in second.stderr
+            loaded = "import sys; from beamside.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+            again = subprocess.run([sys.executable, "-c", loaded, *args], capture_output=True, text=True, timeout=60)
+            assert again.stdout == "2 False\n", "a second beginning ends before anything heavy is loaded"
+            assert f"held by process {first.pid}" in again.stderr
         finally:
             first.kill()
     assert main(["status", str(folder)]) == 0

@@ -46,6 +46,10 @@ VERBS = {
 """name -> (module, one line of help); the module's HELP is that same line."""
 
 
+_WRITERS = ("classify", "ptycho", "denoise", "resume")
+"""Verbs that hold the run directory they name."""
+
+
 class Verb(Protocol):
     """What the module of a verb gives."""
 
@@ -89,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = given[0] if given and given[0] in VERBS else None
     args = parser_for(chosen).parse_args(given)
     try:
+        _refuse_a_second_process(args)
         return load(args.verb).run(args)
     except GuardStop as error:
         print(f"beamside: {error.paragraph()}", file=sys.stderr)
@@ -105,6 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CRASHED
     except Exception as error:
         return _crashed(error, getattr(args, "run_dir", None))
+
+
+def _refuse_a_second_process(args: argparse.Namespace) -> None:
+    """Two processes in one run directory: the second ends before it has loaded anything heavy."""
+    run_dir = getattr(args, "run_dir", None)
+    if args.verb in _WRITERS and run_dir is not None:
+        from beamside.run import lock
+
+        lock.refuse_if_held(Path(run_dir))
 
 
 def _crashed(error: Exception, run_dir: Path | None) -> int:
