@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from beamside.doctor.census import Flags, ParticleSet
 from beamside.errors import BeamsideError, FormatError
 from beamside.formats.mrc import MrcInfo, read_images, read_info
 from beamside.run.guard import Severity
-from beamside.sources.stacks import Places
+from beamside.sources.stacks import Places, lies_under
 
 SAMPLED_IMAGES = 300
 _BLOCK = 128
@@ -128,13 +127,12 @@ def _stacks(made: ParticleSet, stacks: Stacks, root: Path) -> Iterator[Oddity]:
             "table.readable", Severity.STOP, f"the boxes are not one square size: {shown} px.",
             "Images of different sizes cannot be averaged.", "Refuses the set; extract all with one box.",
         )  # fmt: skip
-    base = os.path.abspath(root) + os.sep
-    outside = [str(info.path) for info in stacks.infos.values() if not os.path.abspath(info.path).startswith(base)]
+    outside = [str(info.path) for info in stacks.infos.values() if not lies_under(root, info.path)]
     if outside:
         yield Oddity(
             "input.outside", Severity.NOTE,
             f"{counted(len(outside), 'stack', 'lies', 'lie')} outside of {root}, the first {outside[0]}.",
-            "They may move without the set.", "Names them by absolute path.",
+            "They may move without the set.", "Reads them, and says so; a result names them by absolute path.",
         )  # fmt: skip
 
 

@@ -57,6 +57,11 @@ def name_under(root: Path, file: Path) -> str:
     return file.as_posix()
 
 
+def lies_under(root: Path, file: Path) -> bool:
+    """Whether `file` is under `root` when all links are followed."""
+    return os.path.realpath(file).startswith(os.path.realpath(root).rstrip(os.sep) + os.sep)
+
+
 @dataclass(frozen=True)
 class Images:
     """The images that the rows of a table name.
