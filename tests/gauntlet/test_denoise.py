@@ -142,7 +142,8 @@ def assert_all_refuse(model: Path, pairs: Path, tmp_path: Path, capsys: Capture,
         capsys.readouterr()
         assert main(argv) == 2, name
         said = capsys.readouterr().err
-        assert re.search(says, said) and str(model) in said and "Use another copy of this file" in said, said
+        assert re.search(says, said) and "Use another copy of this file" in said, said
+        assert str(model) in said or (name == "train" and "--init" in said), said
         assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()
 
 
@@ -159,7 +160,11 @@ def test_row_34_a_loader_that_transposes(
 @pytest.mark.parametrize("how", ["a bit in the weights", "a bit in the header", "a bit in the card", "cut", "empty"])
 def test_row_41_a_damaged_model(model: Path, pairs: Path, tmp_path: Path, capsys: Capture, how: str) -> None:
     raw = bytearray(model.read_bytes())
-    places = {"a bit in the weights": len(raw) - 400, "a bit in the header": 12, "a bit in the card": 300}
+    places = {
+        "a bit in the weights": len(raw) - 400,
+        "a bit in the header": raw.index(b'"shape"') + 9,
+        "a bit in the card": 300,
+    }
     if how in places:
         raw[places[how]] ^= 0x04
     else:
