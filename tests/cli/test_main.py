@@ -13,8 +13,8 @@ import pytest
 
 import beamside
 from beamside.cli import main as command
-from beamside.errors import BeamsideError, GuardStop, OptionError
-from beamside.run import lock
+from beamside.errors import BeamsideError, GuardStop, OptionError, RunDirectoryError
+from beamside.run import atomic, lock
 from beamside.run.ledger import Ledger, Request
 from tests.run.test_loop import interrupting
 from tests.run.toy import ToyOptions, ToySource, records, toy_run
@@ -86,6 +86,23 @@ def test_ctrl_c_outside_the_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().err == "beamside: interrupted.\n"
 
 
+def test_a_crash_on_a_full_disk_is_still_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    failing(monkeypatch, ZeroDivisionError("division by zero"))
+    (tmp_path / "crash.txt").mkdir()  # nothing can be written there
+    assert command.main(["stop", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "unexpected ZeroDivisionError: division by zero" in said
+
+
+def test_a_reader_that_has_had_enough_is_no_crash(tmp_path: Path) -> None:
+    """`beamside doctor --guards | head -1`: the pipe is closed while there is more to say."""
+    pipe = f"{sys.executable} -m beamside doctor --guards; echo $? >{tmp_path}/status"
+    done = subprocess.run(f"({pipe}) | head -c 1", shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "#" and done.stderr == "" and (tmp_path / "status").read_text().strip() in ("0", "1")
+
+
 def test_a_crash_is_kept_in_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -155,15 +172,18 @@ def test_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fails(*_: object) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunDirectoryError, match="disk full"):
         toy_run(folder, ToySource([]), resume=True, exporter=fails)
-    assert state() == "failed (OSError: disk full)"
+    assert state().startswith(f"failed ({folder / 'result'}: it could not be written (disk full).")
     for _ in range(2):  # the second finds it finished, and leaves it so
         toy_run(folder, ToySource([]), resume=True)
         assert state() == "finished"
 
 
 def test_stop_leaves_a_request(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["stop", str(finished)]) == 2
+    assert "has finished already. Its result is in" in capsys.readouterr().err
+    atomic.remove(finished / "result")
     assert command.main(["stop", str(finished)]) == 2
     assert "no process runs this" in capsys.readouterr().err
     with lock.hold(finished):

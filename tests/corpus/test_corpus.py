@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from beamside.errors import BeamsideError
+from beamside.sources.particles import ParticleFile
 from tests.corpus.make import TABLE as STAR_TABLE
 from tests.corpus.make import Case, npy_bytes, sound_stack, whole_corpus, with_stack
 from tests.formats.simple_files import particles, project_bytes, stacks
@@ -114,19 +115,38 @@ def test_the_sound_files_are_read(name: str, tmp_path: Path) -> None:
     assert READERS[name](tmp_path / name) is not None
 
 
-def test_every_cut_of_a_small_stack(tmp_path: Path) -> None:
-    path = tmp_path / "a.mrc"
-    for length in range(len(SOUND["a.mrc"])):
-        path.write_bytes(SOUND["a.mrc"][:length])
-        with pytest.raises(BeamsideError, match=r"a\.mrc"):
-            READERS["a.mrc"](path)
+def items_of(path: Path) -> list[str]:
+    """What a run would take from a particle file, one text an item; nothing of another file, which is only read."""
+    if path.suffix not in (".star", ".simple"):
+        READERS[path.name](path)
+        return []
+    return [f"{record.key} {record.payload}" for record in ParticleFile(path).poll()]
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_every_cut_of_a_small_file(name: str, tmp_path: Path) -> None:
+    """A table cut right behind a row is a shorter table; of everything else no cut is read."""
+    for stack in ("a.mrcs", "s1.mrcs"):
+        (tmp_path / stack).write_bytes(sound_stack())
+    path, raw = tmp_path / name, SOUND[name]
+    path.write_bytes(raw)
+    whole, read = items_of(path), []
+    assert bool(whole) == (name in ("a.star", "a.simple"))
+    for length in range(len(raw)):
+        path.write_bytes(raw[:length])
+        try:
+            made = items_of(path)
+        except BeamsideError as error:
+            assert name in error.where and error.remedy, (length, error)
+            continue
+        assert name == "a.star" and made == whole[: len(made)], f"{name}, cut at {length}: {made}"
+        read.append(length)
+    assert len(read) <= 2 * len(whole), f"{name} is read when cut at {read}"
 
 
 @pytest.mark.parametrize("outside", ["..", "absolute", "symlink"])
 def test_what_lies_outside_of_the_folder_is_named(outside: str, tmp_path: Path) -> None:
     """RELION's tables lead out of their folder by design, so it is allowed, and said; a sound stack is all it takes."""
-    from beamside.sources.particles import ParticleFile
-
     (tmp_path / "in").mkdir()
     (tmp_path / "out.mrcs").write_bytes(sound_stack())
     name = {"..": "../out.mrcs", "absolute": f"{tmp_path}/out.mrcs", "symlink": "link.mrcs"}[outside]
@@ -135,7 +155,9 @@ def test_what_lies_outside_of_the_folder_is_named(outside: str, tmp_path: Path) 
     (tmp_path / "in" / "a.star").write_text(STAR_TABLE.replace("a.mrcs", name))
     source = ParticleFile(tmp_path / "in" / "a.star")
     assert len(source.poll()) == 2
-    assert [finding.guard for finding in source.findings()] == ([] if outside == "symlink" else ["input.outside"])
+    (finding,) = source.findings()
+    assert finding.guard == "input.outside" and "out.mrcs" in finding.saw
+    assert ("a link to" in finding.saw) == (outside == "symlink")
 
 
 @st.composite

@@ -37,7 +37,8 @@ def test_a_healthy_set_has_nothing_odd(tmp_path: Path) -> None:
     assert found.oddities == [] and not found.stops and found.form == "STAR 3.1"
     expected = {
         "micrographs": 1, "stacks": 1, "missing stacks": 0, "particles": 5, "active particles": 5,
-        "inactive particles": 0, "classes": 0, "particles with an earlier class": 0,
+        "inactive particles": 0, "classes": 0, "empty classes": [], "particles in the last class": 0,
+        "class numbers out of range": 0, "particles with an earlier class": 0,
         "particles with an earlier score": 0, "particles with an earlier in-plane angle": 0,
         "particles with an earlier shift": 0, "stacks without CTF": 0, "defocus (A)": [9500.2, 9504.2],
         "astigmatism (A)": [1000.0, 1000.0], "boxes (px)": [8], "pixel sizes (A)": [2.0],
@@ -73,14 +74,14 @@ def test_the_model_beside_a_table_says_how_many_classes_there_are(tmp_path: Path
     found = inspect(tmp_path / "run_it001_data.star")
     assert (found.facts["classes"], found.facts["class numbers out of range"]) == (3, 1)
     assert found.facts["empty classes"] == [3] and found.facts["particles in the last class"] == 0
-    assert any("1 class numbers are not between 1 and 3" in o.saw and "row 3" in o.saw for o in found.oddities)
+    assert any("1 class number is not between 1 and 3" in o.saw and "row 3" in o.saw for o in found.oddities)
 
 
 STOPS: dict[str, tuple[Callable[[Table], Table], dict[str, str], str, str]] = {
     "past the end": (lambda t: t | {"rlnImageName": ["1@a.mrcs", "9@a.mrcs", "2@a.mrcs"]}, {}, "table.ranges", "row 2"),
     "image 0": (lambda t: t | {"rlnImageName": ["1@a.mrcs", "0@a.mrcs", "2@a.mrcs"]}, {}, "table.ranges", "image 0"),
     "no stack": (lambda t: t | {"rlnImageName": ["1@no.mrcs"] * 3}, {}, "input.missing", r"no\.mrcs"),
-    "no CTF": (lambda t: {k: v for k, v in t.items() if k != "rlnDefocusV"}, {}, "ctf.present", r"3 particles of 1 st"),
+    "no CTF": (lambda t: {k: v for k, v in t.items() if k != "rlnDefocusV"}, {}, "ctf.present", "3 particles carry no"),
     "nan": (lambda t: t | {"rlnDefocusU": ["1", "2", "nan"]}, {}, "table.readable", "rlnDefocusU is no finite"),
     "voltage": (lambda t: t, {"rlnVoltage": "inf"}, "table.readable", "rlnVoltage"),
     "pixel size": (lambda t: t, {"rlnImagePixelSize": "0"}, "table.readable", "pixel sizes are 0 A"),
@@ -119,9 +120,9 @@ def test_images_that_carry_nothing(tmp_path: Path) -> None:
     found = inspect(path, all_images=True)
     saw = [oddity.saw for oddity in found.oddities if oddity.name == "input.finite"]
     assert [text.partition(";")[0] for text in saw] == [
-        "1 of 600 images looked at are all zero",
-        "1 of 600 images looked at are constant",
-        "1 of 600 images looked at are not finite",
+        "1 of 600 images looked at is all zero",
+        "1 of 600 images looked at is constant",
+        "1 of 600 images looked at is not finite",
     ]
     assert "row 4 " in saw[0] and "row 6 " in saw[1] and "row 401 " in saw[2] and not found.stops
     made[:300] = 0.0
@@ -164,7 +165,7 @@ def test_a_cryosparc_table(tmp_path: Path) -> None:
         np.save(file, made)
     found = inspect(tmp_path / "a.cs")
     assert found.form == "CryoSPARC .cs" and stopping(found) == ["table.ranges"]
-    assert "1 rows name an image outside" in found.oddities[0].saw and "record 4" in found.oddities[0].saw
+    assert "1 row names an image outside" in found.oddities[0].saw and "record 4" in found.oddities[0].saw
     assert (found.facts["classes"], found.facts["empty classes"]) == (3, [2])
     assert found.facts["particles with an earlier shift"] == 4 and found.facts["stacks without CTF"] == 0
 
@@ -173,6 +174,13 @@ def test_a_real_cryosparc_table(shared: Path) -> None:
     found = inspect(shared / "data" / "classify" / "cryosparc_P12_J24_001_particles.cs")
     assert found.facts["particles"] == 2019 and found.facts["stacks"] == 50
     assert stopping(found) == ["input.missing"] and found.facts["pixel sizes (A)"] == [2.95]
+    assert (found.facts["classes"], found.facts["particles in the last class"]) == (1, 2019)
+
+
+def test_a_stack_under_another_name_is_pointed_at(shared: Path) -> None:
+    (stop, *_) = inspect(shared / "data" / "classify" / "empiar10076_7x320.star").oddities
+    assert stop.saw.startswith("1 stack of 7 particles is not there: empiar_10076_7.mrc.")
+    assert "empiar10076_7x320.mrcs lies beside the table" in stop.saw
 
 
 def test_a_simple_project(tmp_path: Path) -> None:
@@ -223,10 +231,29 @@ def test_json_and_what_cannot_be_inspected(tmp_path: Path, capsys: pytest.Captur
     assert said["facts"]["particles"] == 5 and said["oddities"] == [] and said["stops"] is False
     assert main(["inspect", str(path)]) == 0
     assert "Nothing here would stop a run." in capsys.readouterr().out
+    write_star(tmp_path / "mics.star", [StarTable({"rlnMicrographName": ["a.mrc"]}, name="micrographs")])
     for other, says in (
         (tmp_path, "holds no run.json"),
         (tmp_path / "a.mrcs", "has the ending"),
         (tmp_path / "no.star", "cannot be read"),
+        (tmp_path / "mics.star", "it holds data_micrographs (1 rows), and no row with rlnImageName"),
     ):
         assert main(["inspect", str(other)]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_ranges_and_large_numbers_are_written_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", str(pair(tmp_path, "a", 5))])
+    said = capsys.readouterr().out
+    assert re.search(r"defocus \(A\) +9,500 to 9,504\n", said) and re.search(r"pixel sizes \(A\) +2\n", said)
+
+
+@pytest.mark.parametrize("verb", ["classify", "merge"])
+def test_particles_of_cryosparc_are_looked_at_only(
+    verb: str, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(shared / "data" / "classify" / "cryosparc_P12_J24_001_particles.cs")
+    out = str(tmp_path / "out.star")
+    assert main([verb, *([table, out] if verb == "classify" else [out, table])]) == 2
+    said = capsys.readouterr().err
+    assert "is a particle table of CryoSPARC" in said and "STAR file" in said and not Path(out).exists()

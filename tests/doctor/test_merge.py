@@ -187,7 +187,7 @@ def test_an_old_table_without_any_pixel_size(tmp_path: Path) -> None:
 def test_the_verb_says_what_it_did(two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(tmp_path / "out.star"), *map(str, two), str(two[0])]) == 0
     said = capsys.readouterr().out
-    assert "6 particles of 2 stacks in 1 optics groups" in said and "3 rows name a particle again" in said
+    assert "6 particles of 2 stacks; optics groups: 1." in said and "3 rows name a particle again" in said
     assert "merge.data-only: left behind: rlnAnglePsi" in said
     assert main(["merge", str(two[0]), str(two[1]), str(two[0])]) == 2
     assert "files.distinct" in capsys.readouterr().err

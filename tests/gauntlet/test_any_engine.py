@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -16,7 +17,11 @@ from beamside.formats.mrc import read_map, write_stack
 from beamside.run import atomic
 from beamside.run.ledger import Ledger
 from beamside.run.store import Store
-from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run
+from beamside.simulate.scan_files import write_scan
+from beamside.sources.particles import ParticleFolder
+from tests.gauntlet import ptycho_drive
+from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run, verdict, write_session
+from tests.ptycho import scene
 
 Capture = pytest.CaptureFixture[str]
 
@@ -58,6 +63,53 @@ def test_row_44_a_file_that_is_still_being_written_is_waited_for(star: Path, tmp
     assert whole_run.status == 0 and result_bytes(ran.folder) == result_bytes(whole_run.folder)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_row_44_pauses_of_ninety_seconds(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    """In real time: the stack stops within an image, and the table within a row."""
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    whole, table = star.with_suffix(".mrcs").read_bytes(), star.read_bytes()
+
+    def microscope() -> None:
+        (folder / "particles.mrcs").write_bytes(whole[: len(whole) // 2 + 5])
+        (folder / "particles.star").write_bytes(table[:-40])
+        time.sleep(90)
+        (folder / "particles.mrcs").write_bytes(whole)
+        (folder / "particles.star").write_bytes(table)
+
+    writer = threading.Thread(target=microscope)
+    writer.start()
+    ran = run(capsys, folder, tmp_path / "run", "--watch", "--idle-close", "120s")
+    writer.join()
+    assert ran.status == 0 and {name for name, _, _ in ran.findings} == {"input.settled"}, ran.said
+    assert verdict(ran.folder) == "suspect", "it lacked something for more than a minute, and that is said"
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.items() == ledger.in_batches() == 240, "never a partial item"
+    assert run(capsys, star, tmp_path / "whole").status == 0
+    assert result_bytes(ran.folder) == result_bytes(tmp_path / "whole")
+
+
+def test_row_44_a_file_that_never_becomes_whole_is_named(
+    star: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The minute of patience is cut short. What the file lacks is said, and nothing of it is in the result."""
+    write_session(tmp_path / "other", seed=4, count=60)
+    whole = (tmp_path / "other" / "particles.mrcs").read_bytes()
+    (star.parent / "later.mrcs").write_bytes(whole[: len(whole) // 2])
+    text = (tmp_path / "other" / "particles.star").read_text().replace("particles.mrcs", "later.mrcs")
+    (star.parent / "zz.star").write_text(text)
+    defaults = ParticleFolder.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "patience_s", 1.0)
+    ran = run(capsys, star.parent, tmp_path / "run", "--watch", "--idle-close", "3s", "--settle", "0.3s")
+    assert ran.status == 0 and verdict(ran.folder) == "suspect"
+    (sentence,) = ran.named("input.settled")
+    assert "later.mrcs" in sentence and "Its particles are waited for" in sentence and sentence in ran.said
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        assert {record.key.partition("@")[2] for record in ledger.records()} == {"particles.mrcs"}
+
+
 def test_row_45_a_chunk_that_reads_as_zeros_is_refused(star: Path, tmp_path: Path, capsys: Capture) -> None:
     """files.checksum: a checkpoint with a hole is not taken; the one before it is, and the result is the same."""
     assert run(capsys, star, tmp_path / "run", "--first-batch", "120").status == 0
@@ -78,6 +130,47 @@ def test_row_45_a_chunk_that_reads_as_zeros_is_refused(star: Path, tmp_path: Pat
     assert result_bytes(tmp_path / "run") == before
 
 
+def write_with_holes(path: Path, name: str, never: tuple[int, ...], deep: int) -> None:
+    """The dataset again in chunks of `deep` rows, of which those that begin at `never` are not written."""
+    with h5py.File(path, "r+") as file:
+        values = file[name][...]
+        del file[name]
+        made = file.create_dataset(name, values.shape, values.dtype, chunks=(deep, *values.shape[1:]))
+        for first in range(0, len(values), deep):
+            if first not in never:
+                made[first : first + deep] = values[first : first + deep]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "never", "deep", "lost", "what"),
+    [
+        ("entry_1/data_1/data", (40, 41, 90), 1, [40, 41, 90], "were never written"),
+        (
+            "entry_1/sample_1/geometry_1/translation",
+            (40,),
+            4,
+            [40, 41, 42, 43],
+            "have a position that was never written",
+        ),
+    ],
+    ids=["frames", "positions"],
+)
+def test_row_45_chunks_of_a_scan_that_were_never_written(
+    tmp_path: Path, capsys: Capture, dataset: str, never: tuple[int, ...], deep: int, lost: list[int], what: str
+) -> None:
+    """docs/decisions/0070: what would read as zeros is left out and named; the scan goes on, suspect."""
+    write_scan(tmp_path / "scan.cxi", scene.scan(120))
+    write_with_holes(tmp_path / "scan.cxi", dataset, never, deep)
+    ran = ptycho_drive.run(capsys, tmp_path / "scan.cxi", tmp_path / "run", "--first-frames", 60)
+    assert ran.status == 0 and verdict(ran.folder) == "suspect"
+    (sentence,) = ran.named("files.checksum")
+    assert f"{len(lost)} frames {what} and would read as zeros: {', '.join(map(str, lost))}." in sentence
+    assert "left out of the reconstruction" in sentence and sentence in ran.said
+    with Ledger(ran.folder / "ledger.sqlite", read_only=True) as ledger:
+        came = {record.key for record in ledger.records()}
+    assert came == {f"frame {n}" for n in range(120)} - {f"frame {n}" for n in lost}
+
+
 def test_row_46_two_processes_in_one_directory(star: Path, tmp_path: Path, capsys: Capture) -> None:
     """run.lock, through the command line: the second exits within a second of its start and names the holder."""
     folder = tmp_path / "run"
@@ -96,6 +189,10 @@ def test_row_46_two_processes_in_one_directory(star: Path, tmp_path: Path, capsy
             assert "end it with 'beamside stop'" in said
             second = subprocess.run([*command[:3], "resume", str(folder)], capture_output=True, text=True, timeout=60)
             assert second.returncode == 2 and f"held by process {first.pid}" in second.stderr
+            loaded = "import sys; from beamside.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+            again = subprocess.run([sys.executable, "-c", loaded, *args], capture_output=True, text=True, timeout=60)
+            assert again.stdout == "2 False\n", "a second beginning ends before anything heavy is loaded"
+            assert f"held by process {first.pid}" in again.stderr
         finally:
             first.kill()
     assert main(["status", str(folder)]) == 0

@@ -1,92 +1,75 @@
-"""kill -9 of real classifications at random instants of every phase; the result is that of the undisturbed run."""
+"""kill -9 of real runs of every engine; what a run leaves in the end is what the undisturbed one leaves.
+
+Twenty kills an engine by default, at random instants and in every named phase; two hundred an engine under `slow`.
+"""
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from beamside.run.ledger import Ledger
-from tests.gauntlet.drive import ALWAYS, result_bytes
-
-OPTIONS = (
-    "--classes",
-    "4",
-    "--iterations",
-    "3",
-    "--first-batch",
-    "120",
-    "--batch-size",
-    "60",
-    "--max-resolution",
-    "20",
-)
-LONGEST_S = 600
-
-
-def command(star: Path, folder: Path) -> list[str]:
-    """Begin, or go on with, a run."""
-    begin = [sys.executable, "-m", "beamside"]
-    if (folder / "run.json").exists():
-        return [*begin, "resume", str(folder)]
-    return [*begin, "classify", str(star), str(folder), *OPTIONS, "--mask-diameter", "220", *ALWAYS]
-
-
-def killed(star: Path, folder: Path, after_s: float) -> bool:
-    """Whether the process was still running when it was killed."""
-    with subprocess.Popen(command(star, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            process.wait(timeout=after_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return True
-    return False
-
-
-def finish(star: Path, folder: Path) -> None:
-    done = subprocess.run(command(star, folder), capture_output=True, text=True, timeout=LONGEST_S, check=False)
-    assert done.returncode == 0, done.stderr
+from beamside.cli.main import main
+from beamside.run import atomic
+from tests.gauntlet.drive import result_bytes, run
+from tests.gauntlet.kills import ENGINES, Slaughter, Tally, victim
+from tests.gauntlet.nursery import PHASES, Nursery
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    """The result of a run that was left alone, and how long it took."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    begun = time.monotonic()
-    finish(pristine / "particles.star", folder)
-    return result_bytes(folder), time.monotonic() - begun
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
 
 
-def kill_many(star: Path, base: Path, kills: int, seed: int, whole: tuple[dict[str, bytes], float]) -> None:
-    """Kill so often, begin anew whenever a run has come to its end, and compare every end."""
-    chance, made, number = random.Random(seed), 0, 0
-    reach_s = 1.2 * whole[1]
-    while made < kills:
-        folder = base / f"run{number}"
-        number += 1
-        while made < kills and not (folder / "result").exists():
-            if killed(star, folder, chance.uniform(0.2, reach_s)):
-                made += 1
-            else:
-                reach_s = max(2.0, 0.8 * reach_s)  # it was over sooner: the machine has less to do than at first
-        finish(star, folder)
-        assert result_bytes(folder) == whole[0]
-        with Ledger(folder / "ledger.sqlite", read_only=True) as ledger:
-            keys = [record.key for record in ledger.records()]
-        assert len(keys) == len(set(keys)) == 240, "no item is lost or taken twice"
+def test_phases_are_told_apart(nursery: Nursery, tmp_path: Path) -> None:
+    """Without this, a kill that never fell into a phase would count for it."""
+    begin = victim("classify", tmp_path).begin(tmp_path / "run")
+    whole = nursery.live(begin, tmp_path / "log", checkpoint_every_s=0.0)
+    assert whole.code == 0 and not whole.killed and whole.died_in == "between"
+    assert {name for name, _, _ in whole.phases} == set(PHASES)
+    assert len(whole.durations("checkpoint")) >= len(whole.durations("step")), "a checkpoint after every step"
+    again = victim("classify", tmp_path / "again").begin(tmp_path / "killed")
+    killed = nursery.live(again, tmp_path / "log", kill=lambda phase, nth: 0.0 if (phase, nth) == ("step", 5) else None)
+    assert killed.killed and len([name for name, _, _ in killed.phases if name == "step"]) in range(5, 9)
+
+
+def assert_survived(tally: Tally, times: int, each: int) -> None:
+    assert tally.tried == tally.survived == times, tally.words()
+    assert min(tally.died_in[phase] for phase in PHASES) >= each, tally.words()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_twenty_kills(engine: str, nursery: Nursery, tmp_path: Path) -> None:
+    assert_survived(Slaughter(engine, tmp_path, 7, nursery).kill(20), 20, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("seed", range(10))
-def test_two_hundred_kills(
-    pristine: Path, tmp_path: Path, undisturbed: tuple[dict[str, bytes], float], seed: int
-) -> None:
-    kill_many(pristine / "particles.star", tmp_path, 20, 100 + seed, undisturbed)
+@pytest.mark.timeout(14400)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_hundred_kills(engine: str, nursery: Nursery, tmp_path: Path) -> None:
+    assert_survived(Slaughter(engine, tmp_path, 8, nursery).kill(200), 200, 15)
+
+
+def test_kills_of_a_process_that_has_just_begun(tmp_path: Path) -> None:
+    """A cold start, imports and all: a directory without run.json can be begun anew, one with it goes on."""
+    prey = victim("classify", tmp_path)
+    begin = [sys.executable, "-m", "beamside"]
+    for number, after_s in enumerate((0.3, 1.2, 2.4, 3.6)):
+        folder = tmp_path / f"run{number}"
+        with subprocess.Popen([*begin, *prey.begin(folder)], stdout=subprocess.DEVNULL) as process:
+            try:
+                process.wait(timeout=after_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        argv = ["resume", str(folder)] if (folder / "run.json").exists() else prey.begin(folder)
+        assert main(argv) == 0
+        assert prey.result(folder) == prey.result(tmp_path / "run0")
 
 
 def test_a_resumed_process_computes_as_the_one_that_began(
@@ -94,9 +77,6 @@ def test_a_resumed_process_computes_as_the_one_that_began(
 ) -> None:
     """What is computed before the first lanes used to take as many threads as the process had, and so other bits."""
     import torch
-
-    from beamside.run import atomic
-    from tests.gauntlet.drive import run
 
     star = pristine / "particles.star"
     batches = ("--batch-size", "60", "--first-batch", "120")
@@ -108,7 +88,5 @@ def test_a_resumed_process_computes_as_the_one_that_began(
         atomic.remove(folder)
     atomic.remove(tmp_path / "two" / "result")
     torch.set_num_threads(2)
-    from beamside.cli.main import main
-
     assert main(["resume", str(tmp_path / "two")]) == 0
     assert result_bytes(tmp_path / "one") == result_bytes(tmp_path / "two")

@@ -17,6 +17,7 @@ from beamside.cli.main import main
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.frames import FrameStore
+from beamside.ptycho.orientation import oriented
 from beamside.ptycho.probe import centre_offset_px
 from beamside.ptycho.safety import Safety
 from beamside.ptycho.solvers.accelerated import Accelerated
@@ -284,6 +285,28 @@ def axes(given: set[str], further: set[str]) -> list[str]:
     y, x = (matrix[0, 1], matrix[1, 0]) if swapped else (matrix[0, 0], matrix[1, 1])
     wanted = {"--swap-axes": swapped, "--reverse-y": y < 0, "--reverse-x": x < 0}
     return [flag for flag, needed in wanted.items() if needed]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True], ids=["x", "x reversed"])
+@pytest.mark.parametrize("dc", ["centre", "corner"])
+@pytest.mark.parametrize("wrong", range(8))
+def test_rows_26_27_check_geometry_finds_all_cases(
+    folder: Path, warm: Any, capsys: Capture, wrong: int, dc: str, reverse: bool
+) -> None:
+    """Eight orientations, two places of DC, two directions of a scan axis: the best of the table is the cure."""
+    image = np.random.default_rng(0).integers(0, 99, (1, 8, 8)).astype(np.uint16)
+    wanted = oriented(image, 2 if reverse else 0)
+    turned = oriented(image, wrong)
+    cure = next(k for k in range(8) if np.array_equal(oriented(turned, k), wanted))
+    flags = ["--orientation", str(wrong), "--dc", dc, *(["--reverse-x"] if reverse else [])]
+    command = ["ptycho", "check-geometry", str(folder / "scan.cxi"), *flags, *map(str, warm), "--threads", "1"]
+    status = main(command)
+    said = capsys.readouterr().out
+    best = re.search(r"\n +\S+ +1\.00 +(\d) +(as is|moved) ", said)
+    assert best is not None and (int(best[1]), best[2] == "moved") == (cure, dc == "corner"), said
+    assert status == (0 if cure == 0 and dc == "centre" else 1)
+    assert ("fit clearly better with" in said) == bool(status)
 
 
 @pytest.mark.parametrize("wrong", [1, 5])

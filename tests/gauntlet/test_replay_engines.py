@@ -14,15 +14,14 @@ from beamside.denoise import gate
 from beamside.denoise.gate import Score
 from beamside.denoise.networks import Plain
 from beamside.run import store
-from beamside.run.ledger import Ledger
 from beamside.simulate.scan_files import write_scan
 from tests.denoise.scene import write_session
 from tests.gauntlet import ptycho_drive
-from tests.gauntlet.drive import Ran, assert_stopped
+from tests.gauntlet.denoise_drive import train
+from tests.gauntlet.drive import assert_stopped
 from tests.ptycho import scene
 
 Capture = pytest.CaptureFixture[str]
-QUICK = ("--network", "seed3", "--crop", "64", "--batch", "4", "--learning-rate", "0.01", "--init", "none")
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +36,6 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four healthy pairs."""
     return write_session(tmp_path_factory.mktemp("halves"), 4)
-
-
-def train(capsys: Capture, inputs: Path, folder: Path) -> Ran:
-    """`beamside denoise train`."""
-    always = (*QUICK, "--threads", "1", "--quiet", "--steps", "120")
-    status = main(["denoise", "train", str(inputs), str(folder), *always])
-    captured = capsys.readouterr()
-    with Ledger(folder / "ledger.sqlite", read_only=True) as ledger:
-        found = [(f.guard, str(f.severity), f.sentence()) for _, f in ledger.findings()]
-    return Ran(status, captured.err + captured.out, folder, found)
 
 
 def inverted(patch: pytest.MonkeyPatch) -> None:

@@ -365,6 +365,7 @@ def test_a_stream_leaves_no_handle_and_no_thread(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_ten_thousand_batches_leave_no_handle_and_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = long_stream(tmp_path / "run", monkeypatch, 10_000)
     assert len(set(listener.seen)) == 1

@@ -208,7 +208,7 @@ def test_a_result_lost_at_the_last_instant_is_made_again(tmp_path: Path) -> None
     def fails(*_: Any) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunDirectoryError, match="disk full"):
         toy_run(tmp_path / "run", ToySource([records(8)]), exporter=fails)
     assert not (tmp_path / "run" / "result").exists()
     toy_run(tmp_path / "run", ToySource([records(8)]), resume=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -42,6 +44,10 @@ VERBS = {
     "stop": ("beamside.cli.stop", "ask a live run to use what has arrived, finish, and write its result"),
 }
 """name -> (module, one line of help); the module's HELP is that same line."""
+
+
+_WRITERS = ("classify", "ptycho", "denoise", "resume")
+"""Verbs that hold the run directory they name."""
 
 
 class Verb(Protocol):
@@ -87,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = given[0] if given and given[0] in VERBS else None
     args = parser_for(chosen).parse_args(given)
     try:
+        _refuse_a_second_process(args)
         return load(args.verb).run(args)
     except GuardStop as error:
         print(f"beamside: {error.paragraph()}", file=sys.stderr)
@@ -97,8 +104,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("beamside: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough (`| head`); what Python flushes at its end must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CRASHED
     except Exception as error:
         return _crashed(error, getattr(args, "run_dir", None))
+
+
+def _refuse_a_second_process(args: argparse.Namespace) -> None:
+    """Two processes in one run directory: the second ends before it has loaded anything heavy."""
+    run_dir = getattr(args, "run_dir", None)
+    if args.verb in _WRITERS and run_dir is not None:
+        from beamside.run import lock
+
+        lock.refuse_if_held(Path(run_dir))
 
 
 def _crashed(error: Exception, run_dir: Path | None) -> int:
@@ -108,8 +128,9 @@ def _crashed(error: Exception, run_dir: Path | None) -> int:
     head = f"beamside: unexpected {type(error).__name__}: {error}"
     if run_dir is not None and Path(run_dir).is_dir():
         place = Path(run_dir) / "crash.txt"
-        place.write_text(text)
-        print(f"{head}\nThe details are in {place}. Go on by: beamside resume {run_dir}", file=sys.stderr)
-    else:
-        print(f"{text}{head}", file=sys.stderr)
+        with suppress(OSError):  # on a full disk the details go to the terminal
+            place.write_text(text)
+            print(f"{head}\nThe details are in {place}. Go on by: beamside resume {run_dir}", file=sys.stderr)
+            return CRASHED
+    print(f"{text}{head}", file=sys.stderr)
     return CRASHED

@@ -20,13 +20,14 @@ def run(args: argparse.Namespace) -> int:
 
     merged = merge(args.out, args.inputs)
     for path, count in merged.inputs.items():
-        print(f"{path}: {count:,} particles")
+        print(f"{path}: {count:,} particles taken")
     if merged.repeated:
-        print(f"input.repeated: {merged.repeated:,} rows name a particle again; each is written once.")
+        rows = "1 row names" if merged.repeated == 1 else f"{merged.repeated:,} rows name"
+        print(f"input.repeated: {rows} a particle again; each is written once.")
     if merged.dropped:
         print(f"merge.data-only: left behind: {', '.join(sorted(merged.dropped))}.")
     print(
-        f"{args.out}: {merged.particles:,} particles of {merged.stacks:,} stacks in {merged.optics_groups} "
-        "optics groups."
+        f"{args.out}: {merged.particles:,} particles of {merged.stacks:,} stacks; optics groups: "
+        f"{merged.optics_groups}."
     )
     return 0

@@ -25,8 +25,12 @@ def run(args: argparse.Namespace) -> int:
     from beamside.run import lock
     from beamside.run.store import Store
 
-    Store(args.run_dir)
+    store = Store(args.run_dir)
     holder = lock.holder(args.run_dir)
+    if holder is None and store.result.is_dir():
+        raise RunDirectoryError(
+            "this run has finished already.", where=str(args.run_dir), remedy=f"Its result is in {store.result}."
+        )
     if holder is None:
         raise RunDirectoryError(
             "no process runs this.",

@@ -118,7 +118,12 @@ def _of_star(path: Path) -> ParticleSet:
     blocks = read_star(path)
     rows = next((blocks[b] for b in PARTICLE_BLOCKS if b in blocks and "rlnImageName" in blocks[b].columns), None)
     if rows is None or not len(rows):
-        raise InputError("has no rows of particles.", where=str(path), remedy="Give a particle STAR file.")
+        held = ", ".join(f"data_{name} ({len(table):,} rows)" for name, table in blocks.items()) or "nothing"
+        raise InputError(
+            f"has no particles: it holds {held}, and no row with rlnImageName.",
+            where=str(path),
+            remedy="Give a particle STAR file.",
+        )
     optics = blocks.get("optics")
     stacks, stack, index = split(rows.columns["rlnImageName"])
     made = ParticleSet(path, "STAR 3.0" if optics is None else "STAR 3.1", stacks, stack, index, rows.place,
@@ -213,8 +218,9 @@ def _of_cs(path: Path) -> ParticleSet:
 
 
 def _cs_classes(table: CsTable) -> NDArray[np.int64] | None:
-    """Counted from 1 here, from 0 in the file."""
+    """Counted from 1 here, from 0 in the file; those of a 3D search where there was none in 2D."""
     values = column_of(table, "alignments2D/class")
+    values = column_of(table, "alignments3D/class") if values is None else values
     return None if values is None else whole(values) + 1
 
 

@@ -16,6 +16,9 @@ from beamside.run.store import MANIFEST
 from beamside.sources.particle_table import read_particles
 from beamside.sources.stacks import Places
 
+RANGES = ("defocus (A)", "astigmatism (A)")
+"""Facts that are a least and a greatest value."""
+_MOST_SHOWN = 20
 Row = int | float | str | list[Any] | None
 
 
@@ -99,7 +102,8 @@ def facts_of(made: ParticleSet, stacks: Stacks) -> dict[str, Row]:
 def _class_facts(made: ParticleSet) -> dict[str, Row]:
     number = made.class_number
     if number is None or not (number != 0).any():
-        return {"classes": 0 if made.classes is None else made.classes}
+        none: dict[str, Row] = {"classes": made.classes or 0, "empty classes": list(made.declared_empty)}
+        return none | {"particles in the last class": 0, "class numbers out of range": 0}
     most = made.classes or int(number.max())
     inside = number[(number > 0) & (number <= most)]
     counts = np.bincount(inside, minlength=most + 1)[1:]
@@ -114,11 +118,12 @@ def _class_facts(made: ParticleSet) -> dict[str, Row]:
 
 def _ranges(made: ParticleSet) -> dict[str, Row]:
     u, v = made.defocus_u_A, made.defocus_v_A
+    unknown: dict[str, Row] = {"defocus (A)": None, "astigmatism (A)": None}
     if u.size != len(made) or v.size != len(made):
-        return {}
+        return unknown
     rows = made.has_ctf & np.isfinite(u + v)
     if not rows.any():
-        return {}
+        return unknown
     mean, astigmatism = ((u + v) / 2)[rows], np.abs(u - v)[rows]
     return {
         "defocus (A)": [round(float(mean.min()), 1), round(float(mean.max()), 1)],
@@ -130,7 +135,10 @@ def table(examination: Examination) -> str:
     """For a person."""
     width = max(map(len, examination.facts), default=0)
     lines = [f"{examination.path} ({examination.form})"]
-    lines += [f"  {name:<{width}}  {_shown(value)}" for name, value in examination.facts.items()]
+    lines += [
+        f"  {name:<{width}}  {_shown(value, ' to ' if name in RANGES else ', ')}"
+        for name, value in examination.facts.items()
+    ]
     for found in examination.oddities:
         lines += ["", f"[{found.severity}] {found.name}: {found.saw}", f"  In a run: {found.effect}"]
         lines.append(f"  beamside: {found.answer}")
@@ -138,11 +146,12 @@ def table(examination: Examination) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: Row) -> str:
+def _shown(value: Row, between: str = ", ") -> str:
     if value is None:
         return "not said"
     if isinstance(value, list):
-        return (
-            ", ".join(map(_shown, value[:20])) + (f" and {len(value) - 20} more" if len(value) > 20 else "") or "none"
-        )
+        more = f" and {len(value) - _MOST_SHOWN} more" if len(value) > _MOST_SHOWN else ""
+        return between.join(map(_shown, value[:_MOST_SHOWN])) + more or "none"
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from beamside.doctor.census import Flags, ParticleSet
 from beamside.errors import BeamsideError, FormatError
 from beamside.formats.mrc import MrcInfo, read_images, read_info
 from beamside.run.guard import Severity
-from beamside.sources.stacks import Places
+from beamside.sources.stacks import Places, lies_under
 
 SAMPLED_IMAGES = 300
 _BLOCK = 128
@@ -89,7 +88,7 @@ def _tables(made: ParticleSet) -> Iterator[Oddity]:
     slots = np.unique(np.stack([made.stack, made.index]), axis=1).shape[1]
     if slots < len(made):
         yield Oddity(
-            "input.repeated", Severity.NOTE, f"{len(made) - slots:,} rows name a particle again.",
+            "input.repeated", Severity.NOTE, f"{counted(len(made) - slots, 'row', 'names', 'name')} a particle again.",
             "Those particles would weigh twice.", "Uses each once.",
         )  # fmt: skip
 
@@ -98,13 +97,15 @@ def _stacks(made: ParticleSet, stacks: Stacks, root: Path) -> Iterator[Oddity]:
     lost = np.flatnonzero(made.stack < 0)
     if lost.size:
         yield _out_of_range(
-            f"{lost.size:,} particles name a stack that is not in the file, first {made.place(lost[0])}."
+            f"{counted(lost.size, 'particle', 'names', 'name')} a stack that is not in the file, first "
+            f"{made.place(lost[0])}."
         )
     for missing in [stacks.missing] if stacks.missing else []:
         rows = np.flatnonzero(np.isin(made.stack, list(missing)))
         yield Oddity(
             "input.missing", Severity.STOP,
-            f"{len(missing)} stacks of {rows.size:,} particles are not there: {_few(list(missing.values()))}.",
+            f"{counted(len(missing), 'stack')} of {counted(rows.size, 'particle')} {be(len(missing))} not there: "
+            f"{_few(list(missing.values()))}.{_other_name(made, missing)}",
             "Those particles have no pixels.",
             "Refuses a file; in a watched folder it waits for them and says so. Bring them, or correct the paths.",
         )  # fmt: skip
@@ -116,8 +117,8 @@ def _stacks(made: ParticleSet, stacks: Stacks, root: Path) -> Iterator[Oddity]:
         if beyond.size:
             row = int(beyond[0])
             yield _out_of_range(
-                f"{beyond.size:,} rows name an image outside of their stack; the first, image {made.index[row]} of "
-                f"{made.stacks[made.stack[row]]}, is {made.place(row)}."
+                f"{counted(beyond.size, 'row', 'names', 'name')} an image outside of the stack; the first, image "
+                f"{made.index[row]} of {made.stacks[made.stack[row]]}, is {made.place(row)}."
             )
     boxes = {info.shape[-2:] for info in stacks.infos.values()}
     if len(boxes) > 1 or any(ny != nx for ny, nx in boxes):
@@ -126,12 +127,12 @@ def _stacks(made: ParticleSet, stacks: Stacks, root: Path) -> Iterator[Oddity]:
             "table.readable", Severity.STOP, f"the boxes are not one square size: {shown} px.",
             "Images of different sizes cannot be averaged.", "Refuses the set; extract all with one box.",
         )  # fmt: skip
-    base = os.path.abspath(root) + os.sep
-    outside = [str(info.path) for info in stacks.infos.values() if not os.path.abspath(info.path).startswith(base)]
+    outside = [str(info.path) for info in stacks.infos.values() if not lies_under(root, info.path)]
     if outside:
         yield Oddity(
-            "input.outside", Severity.NOTE, f"{len(outside)} stacks lie outside of {root}, the first {outside[0]}.",
-            "They may move without the set.", "Names them by absolute path.",
+            "input.outside", Severity.NOTE,
+            f"{counted(len(outside), 'stack', 'lies', 'lie')} outside of {root}, the first {outside[0]}.",
+            "They may move without the set.", "Reads them, and says so; a result names them by absolute path.",
         )  # fmt: skip
 
 
@@ -162,7 +163,8 @@ def _classes(made: ParticleSet) -> Iterator[Oddity]:
     if wrong.size:
         yield Oddity(
             "fresh.clean", Severity.NOTE,
-            f"{wrong.size:,} class numbers are not between 1 and {most}; the first is {made.place(wrong[0])}.",
+            f"{counted(wrong.size, 'class number')} {be(wrong.size)} not between 1 and {most}; the first is "
+            f"{made.place(wrong[0])}.",
             "A run that keeps classes would write past its averages.",
             "Drops class numbers; a merge leaves them behind.",
         )  # fmt: skip
@@ -171,7 +173,8 @@ def _classes(made: ParticleSet) -> Iterator[Oddity]:
     empty = sorted({*(np.flatnonzero(counts == 0) + 1).tolist(), *made.declared_empty})
     if empty:
         yield Oddity(
-            "fresh.clean", Severity.NOTE, f"{len(empty)} classes are empty: {_few([str(n) for n in empty])}.",
+            "fresh.clean", Severity.NOTE,
+            f"{len(empty)} {'class is' if len(empty) == 1 else 'classes are'} empty: {_few([str(n) for n in empty])}.",
             "A run that trusts this table skips those classes when it prepares its references, and some stay zero.",
             "Never reads an earlier class table; refs.prepared stops a run with a lost average.",
         )  # fmt: skip
@@ -193,7 +196,8 @@ def _ctf(made: ParticleSet) -> Iterator[Oddity]:
         names = sorted({made.stacks[n] for n in np.unique(made.stack[lacking]).tolist() if n >= 0})
         yield Oddity(
             "ctf.present", Severity.STOP,
-            f"{int(lacking.sum()):,} particles of {len(names)} stacks carry no CTF: {_few(names)}.",
+            f"{counted(int(lacking.sum()), 'particle', 'carries', 'carry')} no CTF, of {counted(len(names), 'stack')}: "
+            f"{_few(names)}.",
             "Images with and without a CTF cannot be averaged together.",
             "Refuses them; estimate the CTF first, or run with --no-ctf.",
         )  # fmt: skip
@@ -205,7 +209,7 @@ def _ctf(made: ParticleSet) -> Iterator[Oddity]:
     if odd.any():
         yield Oddity(
             "ctf.range", Severity.NOTE,
-            f"the defocus of {int(odd.sum()):,} particles is outside {DEFOCUS_RANGE_A[0]:,.0f} to "
+            f"the defocus of {counted(int(odd.sum()), 'particle')} is outside {DEFOCUS_RANGE_A[0]:,.0f} to "
             f"{DEFOCUS_RANGE_A[1]:,.0f} A.",
             "A wrong defocus flips the contrast of whole rings.",
             "Uses what the table says; look at those micrographs.",
@@ -214,7 +218,7 @@ def _ctf(made: ParticleSet) -> Iterator[Oddity]:
     if odd.any():
         yield Oddity(
             "ctf.range", Severity.NOTE,
-            f"the astigmatism of {int(odd.sum()):,} particles is over {MOST_ASTIGMATISM_A:,.0f} A.",
+            f"the astigmatism of {counted(int(odd.sum()), 'particle')} is over {MOST_ASTIGMATISM_A:,.0f} A.",
             "Either the microscope or the fit is off.", "Uses what the table says; look at those micrographs.",
         )  # fmt: skip
 
@@ -261,7 +265,8 @@ def _images(made: ParticleSet, stacks: Stacks, *, all_images: bool) -> Iterator[
         if found:
             yield Oddity(
                 "input.finite", Severity.NOTE,
-                f"{len(found):,} of {rows.size:,} images looked at are {kind}; the first is {made.place(found[0])}.",
+                f"{len(found):,} of {counted(rows.size, 'image')} looked at {be(len(found))} {kind}; the first is "
+                f"{made.place(found[0])}.",
                 "One such image spoils the sums of a whole class.", "Sets them aside and names them; the run goes on.",
             )  # fmt: skip
 
@@ -273,6 +278,25 @@ def judge(pixels: NDArray[np.float32]) -> dict[str, Flags]:
     constant = finite & (flat.max(axis=1) == flat.min(axis=1))
     zero = constant & (flat[:, 0] == 0)
     return {"all zero": zero, "constant": constant & ~zero, "not finite": ~finite}
+
+
+def counted(number: int, what: str, singular: str = "", plural: str = "") -> str:
+    """ "1 stack", "2,019 particles"; with the two forms of a verb "1 row names"."""
+    verb = singular if number == 1 else plural
+    return f"{number:,} {what}{'' if number == 1 else 's'}" + (f" {verb}" if verb else "")
+
+
+def be(number: int) -> str:
+    """ "is" for one, "are" for any other number."""
+    return "is" if number == 1 else "are"
+
+
+def _other_name(made: ParticleSet, missing: dict[int, str]) -> str:
+    """A hint where one stack is missing and one lies beside the table that nobody names."""
+    beside = sorted(path.name for path in made.path.parent.glob("*.mrc*") if path.stem[:8] == made.path.stem[:8])
+    if len(missing) != 1 or len(made.stacks) != 1 or len(beside) != 1:
+        return ""
+    return f" {beside[0]} lies beside the table: is it that stack under another name?"
 
 
 def _few(names: list[str]) -> str:

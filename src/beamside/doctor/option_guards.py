@@ -20,6 +20,12 @@ GUARDS = owned(
         "Name the file with the option that takes it.",
     ),
     (
+        "warmstart.fits", "options", "shape, pixel size and wavelength of a start probe against the scan's",
+        "another shape; a pixel size or wavelength that differs", "a probe is a wave on the pixels of its own scan",
+        Severity.REFUSE, "A probe of another scan starts the reconstruction from the wrong wave.",
+        "Give the probe of this instrument's settings, or leave --probe out.",
+    ),
+    (
         "capacity.declared", "options", "size of one item, and of all, against what the engine declares",
         "does not fit",
         "memory is declared before the first item", Severity.REFUSE,

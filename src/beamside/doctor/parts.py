@@ -8,6 +8,7 @@ from pathlib import Path
 
 from beamside.errors import InputError
 from beamside.formats.star import Columns, StarTable, stream_star
+from beamside.sources.particle_table import refuse_cryosparc
 from beamside.sources.simple_table import read_tables
 from beamside.sources.stacks import Places
 
@@ -46,6 +47,7 @@ def open_parts(path: Path) -> ParticleParts:
     Raises FormatError for a damaged file, InputError where there are no particles, or some of them lack a CTF that
     others of the same file have.
     """
+    refuse_cryosparc(path)
     if path.suffix == ".simple":
         found = read_tables(path)
         if found.lacking.any() and not found.lacking.all():

@@ -38,7 +38,7 @@ def examine_run(folder: Path, *, all_images: bool) -> Examination:
         "items in use": len(records),
         "batches": len(batches),
         "snapshots": len(store.snapshots()),
-        "newest valid checkpoint": None if newest is None else newest.step,
+        "newest valid checkpoint": "none" if newest is None else newest.step,
         "damaged checkpoints": len(damaged),
         "verdict": "none yet" if latest is None else str(latest["verdict"]),
         "findings": len(findings),

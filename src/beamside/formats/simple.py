@@ -3,7 +3,8 @@
 A header of 20 entries of five little-endian int64 says where each segment lies: first and last record, bytes per
 record, number of records, first data byte (from 1). Particle segments hold 50 float32 a record; the others hold
 space-padded text of `key=value` pairs. Defocus is in micrometres and its angle in degrees; `phshift` is in radians and
-counts only where a stack says `phaseplate=yes`. (Layout from SIMPLE's definitions of its binary orientation files.)
+counts only where a stack says `phaseplate=yes`. (Layout from SIMPLE's definitions of its binary orientation files;
+units from its import of particles, which turns defoci in A into micrometres and phase shifts in degrees into radians.)
 """
 
 from __future__ import annotations

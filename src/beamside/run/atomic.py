@@ -23,6 +23,7 @@ _REMEDIES = {
     errno.EIO: "The disk or its connection fails: look at it, copy the run away, then go on by 'beamside resume'.",
     errno.EROFS: "The disk has become read-only: look at it, then go on by 'beamside resume'.",
 }
+_UNNUMBERED = "Look at that disk and its free space, then go on by 'beamside resume'."
 
 PARTIAL = ".partial"
 """Ending of the hidden name under which something unfinished lies."""
@@ -30,17 +31,21 @@ PARTIAL = ".partial"
 
 @contextmanager
 def disk_failures(place: Path) -> Iterator[None]:
-    """Failures of the disk inside the block as RunDirectoryError, which says what to do; other errors as they are."""
+    """Failures of the disk inside the block as RunDirectoryError, which says what to do; other errors as they are.
+
+    Some libraries say how many bytes they could not write and give no error number; those count as the disk's too.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in _REMEDIES:
+        number = error.errno
+        if number is not None and number not in _REMEDIES:
             raise
+        why = str(error) if number is None else error.strerror or os.strerror(number)
         raise RunDirectoryError(
-            f"it could not be written ({error.strerror or os.strerror(error.errno)}). Nothing half-written counts; the "
-            "newest checkpoint before it is whole.",
+            f"it could not be written ({why}). Nothing half-written counts; the newest checkpoint before it is whole.",
             where=str(place),
-            remedy=_REMEDIES[error.errno],
+            remedy=_UNNUMBERED if number is None else _REMEDIES[number],
         ) from error
 
 

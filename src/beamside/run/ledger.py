@@ -24,6 +24,7 @@ from beamside.run.source import Record
 
 NAME = "ledger.sqlite"
 _BUSY_TIMEOUT_S = 30.0
+_DISK_REMEDY = "Look at the disk and its free space, then go on by 'beamside resume'."
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, payload TEXT NOT NULL,
@@ -90,10 +91,12 @@ class Ledger:
                 self._db.executescript(_SCHEMA)
             self._db.execute("SELECT count(*) FROM facts").fetchone()
         except sqlite3.DatabaseError as error:
+            # An OperationalError is the disk's; anything else is what lies in the file.
+            disk = isinstance(error, sqlite3.OperationalError)
             raise RunDirectoryError(
                 f"the ledger cannot be opened ({error}).",
                 where=str(path),
-                remedy="Restore the run directory from a copy, or start a new run.",
+                remedy=_DISK_REMEDY if disk else "Restore the run directory from a copy, or start a new run.",
             ) from error
 
     def __enter__(self) -> Self:
@@ -262,7 +265,7 @@ class Ledger:
             raise RunDirectoryError(
                 f"the ledger cannot be read or written ({error}). What it has acknowledged is safe.",
                 where=str(self.path),
-                remedy="Look at the disk and its free space, then go on by 'beamside resume'.",
+                remedy=_DISK_REMEDY,
             ) from error
 
     @contextmanager

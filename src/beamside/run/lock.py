@@ -49,11 +49,7 @@ def hold(folder: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _lock(handle):
-            raise RunDirectoryError(
-                f"the run is held by {_read(path).words()}.",
-                where=str(folder),
-                remedy="Wait for it, end it with 'beamside stop', or name another run directory.",
-            )
+            raise _held(folder, _read(path))
         me = Holder(os.getpid(), platform.node(), datetime.now(UTC).isoformat(timespec="seconds"))
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(asdict(me)).encode(), 0)
@@ -62,12 +58,31 @@ def hold(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def refuse_if_held(folder: Path) -> None:
+    """The same error at once, before anything heavy is loaded; `hold` has the last word.
+
+    Raises:
+        RunDirectoryError: another process holds the folder; the error names the holder.
+    """
+    found = holder(folder)
+    if found is not None:
+        raise _held(folder, found)
+
+
+def _held(folder: Path, found: Holder) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"the run is held by {found.words()}.",
+        where=str(folder),
+        remedy="Wait for it, end it with 'beamside stop', or name another run directory.",
+    )
+
+
 def holder(folder: Path) -> Holder | None:
     """Who holds the run directory now, or None when nobody does."""
     path = folder / NAME
     try:
         handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -59,6 +59,8 @@ def read_dump(folder: Path) -> Dump:
             remedy="Name a folder under RUN/dumps; one of an older version cannot be replayed.",
         )
 
+    if not (folder / "dump.json").is_file():
+        raise damaged("it holds no dump.json")
     try:
         about, keys, payloads, values = (
             json.loads((folder / f"{name}.json").read_bytes()) for name in ("dump", "batches", "payloads", "values")

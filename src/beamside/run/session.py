@@ -85,7 +85,9 @@ def _last_word(ledger: Ledger) -> Iterator[None]:
         raise
     except Exception as error:
         text = error.paragraph() if isinstance(error, BeamsideError) else f"{type(error).__name__}: {error}"
-        ledger.event("failed", text)
+        # On a full disk the ledger cannot take it either, and the first error is the one that says what is wrong.
+        with suppress(RunDirectoryError):
+            ledger.event("failed", text)
         raise
 
 

@@ -33,9 +33,10 @@ READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEA
         "Its particles are used as soon as it is complete.",
     ),
     (
-        "input.outside", "files", "stacks outside of the data folder", "any", "a result names them by absolute path",
-        Severity.NOTE, "Such stacks move or vanish without the data folder.",
-        "Keep those files in place; a result refers to them by absolute path.",
+        "input.outside", "files", "stacks outside of the data folder, by path or by a symbolic link", "any",
+        "docs/decisions/0071-paths-that-leave.md", Severity.NOTE,
+        "Such stacks move or vanish without the data folder.",
+        "Keep those files in place: a result refers to them by absolute path, or through the link.",
     ),
     (
         "input.repeated", "table", "rows that name a particle again", "any", "an item has one identity", Severity.NOTE,

@@ -7,6 +7,7 @@ that no fresh run can see it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from beamside.errors import InputError
 from beamside.formats.star import Columns, StarTable, finite_floats, read_growing_star
 from beamside.run.source import Record
 from beamside.sources.simple_table import read_tables
-from beamside.sources.stacks import Images, NotYetError, Places, find_images
+from beamside.sources.stacks import Images, NotYetError, Places, find_images, lies_under
 
 RESULT_LABELS = frozenset(
     {
@@ -131,6 +132,7 @@ def read_particles(path: Path, root: Path, *, growing: bool = False, known: Cont
     stack is absent or too short, InputError for whatever else cannot be used; all name the file, and the row where
     one is at fault.
     """
+    refuse_cryosparc(path)
     read = _simple_tables(path) if path.suffix == ".simple" else _star_tables(path, growing)
     rows = read.rows
     if not len(rows):
@@ -150,9 +152,23 @@ def read_particles(path: Path, root: Path, *, growing: bool = False, known: Cont
         repeated=repeated,
         inactive=read.inactive,
         stacks=tuple(info.path for info in images.stacks),
-        outside=tuple(name for name in images.names if name.startswith("/")),
+        outside=tuple(
+            f"{name} (a link to {os.path.realpath(info.path)})" if not name.startswith("/") else name
+            for name, info in zip(images.names, images.stacks, strict=True)
+            if not lies_under(root, info.path)
+        ),
         unfinished=read.unfinished,
     )
+
+
+def refuse_cryosparc(path: Path) -> None:
+    """InputError for a .cs file: it is looked at by `inspect`, and no particles are taken from it."""
+    if path.suffix == ".cs":
+        raise InputError(
+            "is a particle table of CryoSPARC, from which no particles are taken.",
+            where=str(path),
+            remedy=f"Export the particles as a STAR file and give that; 'beamside inspect {path}' looks at this one.",
+        )
 
 
 def _star_tables(path: Path, growing: bool) -> _Tables:

@@ -132,7 +132,7 @@ class Contents:
         return sum(info.shape[0] for info in self._infos())
 
     def positions_m(self) -> NDArray[np.float64]:
-        """(n, 2), (y, x): the positions that are there so far.
+        """(n, 2), (y, x): the positions that are there so far; NaN for those that would only read as zeros.
 
         Raises:
             FormatError: a dataset has another shape.
@@ -140,7 +140,7 @@ class Contents:
         names = [name for name in self.layout.positions if self.view.info(name) is not None]
         if not names or (self.layout.split and len(names) < 2):
             return np.empty((0, 2))
-        parts = [np.asarray(self.view.array(name), dtype=np.float64) for name in names]
+        parts = [self._written_values(name) for name in names]
         if self.layout.split:
             shortest = min(len(part.reshape(-1)) for part in parts)
             values = np.stack([part.reshape(-1)[:shortest] for part in parts], axis=1)
@@ -155,6 +155,27 @@ class Contents:
                     )
             values = np.concatenate(parts)
         return self.scan.positions_m(values)
+
+    def position_holes(self) -> list[int]:
+        """Rows whose position was never written although a later one was."""
+        if self.layout.axes_first:
+            return []
+        holes: set[int] = set()
+        first = 0
+        for name in self.layout.positions:
+            info = self.view.info(name)
+            if info is not None:
+                holes.update(first + row for row in info.holes)
+                first += 0 if self.layout.split else info.shape[0]
+        return sorted(holes)
+
+    def _written_values(self, name: str) -> NDArray[np.float64]:
+        """A dataset with NaN in rows whose chunk was never written, which HDF5 reads as zeros."""
+        values, info = np.array(self.view.array(name), dtype=np.float64), self.view.info(name)
+        if info is not None and values.ndim:
+            values[list(info.holes)] = np.nan
+            values[info.written :] = np.nan
+        return values
 
     def numbers(self, rows: int) -> NDArray[np.int64]:
         """Frame numbers of the first `rows` rows."""

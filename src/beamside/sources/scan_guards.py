@@ -24,8 +24,9 @@ GUARDS = owned(
         "They are left out of the reconstruction.",
     ),
     (
-        "files.checksum", "files", "frames whose chunk was never written although a later one was", "any",
-        "HDF5 reads such a chunk as zeros", Severity.SUSPECT, "A frame of zeros that was never measured is no data.",
+        "files.checksum", "files", "frames or positions whose chunk was never written although a later one was", "any",
+        "HDF5 reads such a chunk as zeros; docs/decisions/0070-lost-frames.md", Severity.SUSPECT,
+        "A frame of zeros that was never measured is no data.",
         "They are left out of the reconstruction.",
     ),
     (

@@ -163,6 +163,11 @@ class ScanFile:
         numbers = contents.numbers(total)
         self._unwritten(holes, contents.declared() - total, numbers)
         rows = np.setdiff1d(np.arange(total), holes)
+        hollow = np.intersect1d(rows, contents.position_holes())
+        if hollow.size:
+            what = "have a position that was never written and would read as zeros"
+            self._lost("files.checksum", Severity.SUSPECT, numbers[hollow], what)
+            rows = np.setdiff1d(rows, hollow)
         bare = rows[rows >= len(positions_m)]
         if bare.size:
             self._lost("positions.complete", Severity.SUSPECT, numbers[bare], "have no position")

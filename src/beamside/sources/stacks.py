@@ -39,6 +39,11 @@ class Places:
                     return candidate
         return None
 
+    def words(self) -> str:
+        """Where it looks, for people."""
+        start, root = Path(os.path.abspath(self.table)).parent, Path(os.path.abspath(self.root))
+        return f"{start}{'' if root == start or root in start.parents else f', {root}'} and the folders above"
+
     def name(self, stack: Path) -> str:
         """`stack` relative to the data root, or as an absolute path where it lies outside."""
         return name_under(self.root, stack)
@@ -50,6 +55,11 @@ def name_under(root: Path, file: Path) -> str:
         if path.startswith(base.rstrip(os.sep) + os.sep):
             return Path(path).relative_to(base).as_posix()
     return file.as_posix()
+
+
+def lies_under(root: Path, file: Path) -> bool:
+    """Whether `file` is under `root` when all links are followed."""
+    return os.path.realpath(file).startswith(os.path.realpath(root).rstrip(os.sep) + os.sep)
 
 
 @dataclass(frozen=True)
@@ -125,8 +135,7 @@ def locate(text: str, places: Places, place: Callable[[int], str], row: int) -> 
     path = places.find(text)
     if path is None:
         raise NotYetError(
-            f"the stack {text} is not there; it was looked for under {places.table.parent}, {places.root} and the "
-            "folders above.",
+            f"the stack {text} is not there; it was looked for under {places.words()}.",
             where=place(row),
             remedy="Bring the stack, or correct its path.",
         )
