@@ -86,7 +86,7 @@ def test_new_particles_join_the_classes_of_their_directions() -> None:
     assert purity(engine, made) > purity(whole, made) - 0.05
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 30, 44, 50, 58, 66, 72])
+@pytest.mark.parametrize("stop_at", [1, 22, 29, 31, 34, 38, 42, 47, 51])
 def test_resumed_is_uninterrupted_bit_for_bit(stop_at: int) -> None:
     made = loud()
     chosen = options(first_batch=500, iterations=4, classes=5)

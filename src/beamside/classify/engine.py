@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -252,8 +252,14 @@ class Classifier:
         self.survey.enter(task.stage, self.band, self.mask, noise, rows, sample)
 
     def _look(self, task: Task) -> None:
-        seen = self.survey.look(task.done, learn=not task.new)
-        self.seen += seen
+        assert task.stage is not None
+        self.seen += self.survey.look(task.done, learn=not task.new)
+        last = not task.new and not task.stage.largest and task.done + 1 == task.stage.passes
+        if last and self.options.iterations is None and self.survey.rising(task.done):
+            # A volume that still gains is not there yet; views found from it now would be wrong.
+            stage = replace(task.stage, passes=task.stage.passes + 1)
+            self.tasks.appendleft(Task("look", f"{task.label}, still gaining", stage, task.done + 1))
+            self.planned += 1
 
     def _divide(self, task: Task) -> None:
         forced = self.options.start == "volume"
@@ -388,9 +394,11 @@ class Classifier:
         """Median difference between the best and the second score."""
         rows = self.population.rows
         assigned = rows[(self.known.weight[rows, 0] > 0) & (self.known.score[rows, 0] != 0)]
-        if not self.passes or not len(assigned) or self.known.score.shape[1] < 2:
+        # Particles that are held to a class are compared with no other; their directions were.
+        score = self.known.score if self.survey.cells is None else self.survey.sightings.score
+        if not self.passes or not len(assigned) or score.shape[1] < 2:
             return None
-        return float((self.known.score[assigned, 0] - self.known.score[assigned, 1]).abs().median())
+        return float((score[assigned, 0] - score[assigned, 1]).abs().median())
 
     def _metrics(self) -> dict[str, float]:
         weight = self.class_weight

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from beamside.classify.average import Accumulator, Averages, Sums, component_columns
 from beamside.classify.reference import Bank, Frame, bank
-from beamside.classify.search import BLOCK, Poses, Rotations, Workspace, rotations, search
-from beamside.compute.lanes import blocks, over_lanes
+from beamside.classify.search import LARGEST_BLOCK, Poses, Rotations, Workspace, rotations, search
+from beamside.compute.lanes import LANES, blocks, over_lanes
 
 _NEVER = -1e6
+_SMALLEST_BLOCK = 16
 LEAST_WEIGHT = 0.02
 """Responsibilities below this are dropped and the rest renormalised."""
 
@@ -119,12 +120,13 @@ class Expectation:
         A particle's own contribution to an average is taken out of its score there (leave one out, to first order:
         |y|^2 / precision), else every particle would hold on to its class by the noise that it put there itself.
         """
+        size = max(_SMALLEST_BLOCK, min(LARGEST_BLOCK, -(-len(rows) // LANES)))
         precision = self.averages.precision
         gain = None if precision is None else 1.0 / precision
 
         def lane(pieces: Sequence[slice]) -> Accumulator:
             total = Accumulator(self.bank.classes, self.frame)
-            space = Workspace(self.bank, self.turns)
+            space = Workspace(self.bank, self.turns, size)
             for piece in pieces:
                 index = rows[piece]
                 block, c2 = vectors[index], ctf2[index]
@@ -141,7 +143,7 @@ class Expectation:
                     total.add(block, c2, poses, weight)
             return total
 
-        lanes = over_lanes(lane, blocks(len(rows), BLOCK), threads)
+        lanes = over_lanes(lane, blocks(len(rows), size), threads)
         return Accumulator.total(lanes, threads) if sums else None
 
     def _first(self, index: Tensor) -> Tensor:

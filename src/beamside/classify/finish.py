@@ -112,12 +112,12 @@ def null_scores(model: Model, population: Population) -> tuple[float, float]:
     return float(best.mean()), max(float(best.std()) if len(best) > 1 else 1.0, 1e-3)
 
 
-def junk_score(score: NDArray[np.float64], mean: float, spread: float) -> NDArray[np.float64]:
-    """How well noise alone explains a score, 1 for certain junk: 1/2 at `_BEYOND` spreads above the scores of noise.
+def junk_score(score: NDArray[np.float64], mean: float, spread: float, beyond: float = _BEYOND) -> NDArray[np.float64]:
+    """How well noise alone explains a score, 1 for certain junk: 1/2 at `beyond` spreads above the scores of noise.
 
     Junk that has found a class of its own fits it better than fresh noise would, so the mean of noise is no bound.
     """
     from scipy.special import ndtr
 
-    share: NDArray[np.float64] = 1.0 - ndtr((score - mean) / spread - _BEYOND)
+    share: NDArray[np.float64] = 1.0 - ndtr((score - mean) / spread - beyond)
     return share

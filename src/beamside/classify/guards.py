@@ -99,6 +99,11 @@ def _mask(engine: Classifier) -> Finding | None:
     return MASK.finding(note) if note else None
 
 
+def _volume(engine: Classifier) -> Finding | None:
+    note, engine.survey.note = engine.survey.note, ""
+    return VOLUME.finding(note) if note else None
+
+
 def _reseeded(engine: Classifier) -> Finding | None:
     classes, engine.reseeded = engine.reseeded, []
     if not classes:
@@ -150,10 +155,16 @@ MASK = Guard(
     Severity.NOTE, "The particle's size could not be measured, so a wide mask is used.",
     "Give --mask-diameter if neighbours lie inside the box.", _mask,
 )  # fmt: skip
+VOLUME = Guard(
+    "start.volume", "step", "log-likelihood of a volume over that of free classes made from it",
+    "log(views / classes + 1) + parameters / (2 particles)", "what more hypotheses and parameters gain from noise",
+    Severity.NOTE, "No single volume explains these particles, so their classes start without one.",
+    "Several structures, few particles, or high symmetry do this; --start volume insists.", _volume,
+)  # fmt: skip
 RESEEDED = Guard(
     "classes.reseeded", "step", "share of particles of a class", "under 2 % of the mean while annealing",
     "a class that small cannot grow again", Severity.NOTE, "A class that dies is seeded from the most crowded one.",
     "Nothing to do; if it happens in every round, ask for fewer classes.", _reseeded,
 )  # fmt: skip
 
-GUARDS = (REFERENCES, PREPARED, SPREAD, COLLAPSE, COLLAPSED, FINITE, RESOLUTION, MASK, RESEEDED)
+GUARDS = (REFERENCES, PREPARED, SPREAD, COLLAPSE, COLLAPSED, FINITE, RESOLUTION, MASK, VOLUME, RESEEDED)

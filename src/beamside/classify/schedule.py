@@ -116,10 +116,12 @@ def view_stages(band: Band, iterations: int | None) -> list[Stage]:
     """A volume from nothing: coarse and in small batches, then finer, then all particles."""
     part = (iterations or _CREATE_PASSES) / _CREATE_PASSES
     coarse = band.views("volume", _VOLUME_CYCLES[0], max(6, round(90 * part)), TEPID, (100, 1000))
-    wide = band.step_px(coarse.last_ring, 0.45)
+    wide = band.reach_px / 1.5
     return [
-        replace(coarse, step_px=wide, reach_px=max(wide, band.reach_px)),
-        band.views("volume", _VOLUME_CYCLES[1], max(2, round(8 * part)), 1.5, (1000, 2000)),
+        replace(coarse, step_px=wide, reach_px=band.reach_px),
+        replace(
+            band.views("volume", _VOLUME_CYCLES[1], max(2, round(7 * part)), 1.5, (1000, 2000)), reach_px=band.reach_px
+        ),
         band.views("volume", _VOLUME_CYCLES[2], max(1, round(3 * part)), COLD),
         band.views("directions", _VOLUME_CYCLES[3], max(1, round(2 * part)), COLD, steps=1.0),
     ]

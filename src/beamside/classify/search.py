@@ -16,9 +16,10 @@ from torch import Tensor
 from beamside.classify import kernels
 from beamside.classify.reference import Bank
 
-_TILE_BYTES = 3_000_000
-BLOCK = 32
+_TILE_BYTES = 12_000_000
 _TILE_COLUMNS = 1024
+LARGEST_BLOCK = 128
+"""Particles at a time: enough that the products outweigh their calls, few enough that buffers stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Poses:
 class Workspace:
     """Buffers of one thread; allocation would cost as much as the products."""
 
-    def __init__(self, bank: Bank, turns: Rotations) -> None:
+    def __init__(self, bank: Bank, turns: Rotations, size: int = LARGEST_BLOCK) -> None:
         orders, quarters = len(bank.real), len(turns.even[0])
         columns = bank.shifts * bank.classes
-        self.size = BLOCK
+        self.size = size
         per_column = 4 * self.size * (2 * orders + 4 * quarters + 1)
         self.tile = max(64, min(columns, _TILE_COLUMNS, _TILE_BYTES // per_column))
         self.block = torch.empty(orders, self.size, bank.real.shape[1])

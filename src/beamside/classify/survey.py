@@ -32,9 +32,11 @@ LEAST_PARTICLES = 200
 _FREE_PASSES = 2
 _LEAST_STRANGE = 0.05
 """Share of particles like noise from which on they get classes of their own."""
-_STRANGE = 2.0
+_RISE, _MOST_LOOKS = 0.02, 12
+STRANGE = 2.0
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
 
+_ARRAYS = ("rows", "training", "encoded_px", "held", "sureness")
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
 
 
@@ -51,7 +53,13 @@ class Survey:
         self.cells: sphere.Array | None = None
         self.held = torch.zeros(0, dtype=torch.int64)
         """(N,): the class that each particle's direction gives; -1 for particles that look like noise."""
+        self.sureness = torch.zeros(0)
+        """(N,): posterior probability of the class that a particle is held to."""
+        self.null = (0.0, 1.0)
+        """Mean and spread of the best score of pure noise against the volume."""
         self.note = ""
+        self.gains: list[float] = []
+        """Mean log-likelihood of each look at all particles in the present stage."""
 
     @property
     def regular(self) -> int:
@@ -60,7 +68,8 @@ class Survey:
 
     def enter(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor, rows: Tensor, training: Tensor) -> None:
         """Go over to the frame of a stage, with the volume so far, and encode `rows` in it."""
-        self._settle()
+        if stage.reach_px < band.reach_px:
+            self._settle()  # A stage that looks everywhere does better without the centres of a coarser one.
         self.rows, self.training = rows, training
         self.encoded_px = self.population.centres_px.clone()
         before = self.volume if self.atlas is None else self.atlas.volume
@@ -74,6 +83,7 @@ class Survey:
             self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px
         )
         self.atlas.model.encode(self.population, self.rows)
+        self.gains = []
         self.sightings = self.sightings.extended(len(self.population))
         self.sightings.shift[:] = self.atlas.model.frame.shifts.centre
 
@@ -89,10 +99,18 @@ class Survey:
         else:
             atlas.forget()
         atlas.look(rows, self.sightings, stage.temperature(done), learn=learn)
+        if not stage.largest:
+            self.gains = [*self.gains, float(self.sightings.score[rows, 0].double().mean())]
         if stage.largest and done + 1 == stage.passes:
             # The next stage needs the centre of every particle, not of the last batch alone.
             atlas.look(self.rows, self.sightings, 1.0, learn=False)
         return len(rows)
+
+    def rising(self, done: int) -> bool:
+        """Whether the last look at all particles explained them clearly better than the one before."""
+        if len(self.gains) < 2 or done + 1 >= _MOST_LOOKS:
+            return False
+        return self.gains[-1] > (1 + _RISE) * self.gains[-2]
 
     def _settle(self) -> None:
         if self.atlas is not None and len(self.rows):
@@ -104,9 +122,9 @@ class Survey:
         assert atlas is not None and atlas.volume is not None
         rows = self.rows
         poses = atlas.poses(self.sightings, rows)
-        mean, spread = null_scores(atlas.model, self.population)
+        mean, spread = self.null = null_scores(atlas.model, self.population)
         score = self.sightings.score[rows, 0]
-        strange = score < mean + _STRANGE * spread
+        strange = score < mean + STRANGE * spread
         if self.cells is None:
             # Half of what is noise scores below the mean of noise, and next to nothing else does.
             share = min(1.0, 2 * float((score < mean).double().mean()))
@@ -136,14 +154,24 @@ class Survey:
         assert self.cells is not None
         label, alpha = cells.placed(poses, self.cells)
         spare = self.scene.classes - self.regular
-        self.held = torch.cat([self.held, torch.zeros(len(self.population) - len(self.held), dtype=torch.int64)])
+        more = len(self.population) - len(self.held)
+        self.held = torch.cat([self.held, torch.zeros(more, dtype=torch.int64)])
+        self.sureness = torch.cat([self.sureness, torch.zeros(more)])
         self.held[rows] = torch.where(strange, -1, label)
+        self.sureness[rows] = self._sureness(rows, label)
         if spare:
             # Any spare class to begin with: they are told apart in the passes to come.
             label = torch.where(strange, self.regular + (rows * 2654435761 + self.scene.seed) % spare, label)
         known.label[rows, 0], known.alpha[rows, 0] = label, alpha
         known.weight[rows] = 0.0
         known.weight[rows, 0] = 1.0
+
+    def _sureness(self, rows: Tensor, label: Tensor) -> Tensor:
+        """(n,): share of a particle's posterior over directions that lies in the cell of its label."""
+        assert self.atlas is not None and self.cells is not None
+        of_view = torch.as_tensor((self.atlas.frames[:, 2] @ self.cells[:, 2].T).argmax(1))
+        weight = torch.softmax(self.sightings.score[rows], 1)
+        return (weight * (of_view[self.sightings.label[rows]] == label[:, None])).sum(1)
 
     def _gain(self, poses: sphere.Array, made: sphere.Array) -> float:
         """Mean log-likelihood of the volume over that of free classes that began as its cells, particle by particle."""
@@ -171,8 +199,8 @@ class Survey:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Arrays and plain values that `restore` needs."""
         arrays = {f"survey.known.{n}": getattr(self.sightings, n) for n in _KNOWN}
-        arrays |= {f"survey.{n}": getattr(self, n) for n in ("rows", "training", "encoded_px", "held")}
-        values: dict[str, Any] = {"survey.note": self.note}
+        arrays |= {f"survey.{n}": getattr(self, n) for n in _ARRAYS}
+        values: dict[str, Any] = {"survey.note": self.note, "survey.gains": self.gains, "survey.null": list(self.null)}
         present = None if self.atlas is None else self.atlas.volume
         for name, volume in (("survey.volume", self.volume), ("survey.present", present)):
             if volume is not None:
@@ -197,8 +225,9 @@ class Survey:
     ) -> None:
         """As it was when the state was taken; the population is as it was already."""
         self.sightings = Assignment(*(arrays[f"survey.known.{n}"] for n in _KNOWN))
-        for name in ("rows", "training", "encoded_px", "held"):
+        for name in _ARRAYS:
             setattr(self, name, arrays[f"survey.{name}"])
+        self.null = tuple(values["survey.null"])
         self.note, self.volume = values["survey.note"], _volume_from("survey.volume", arrays, values)
         if "survey.cells" in arrays:
             self.cells = arrays["survey.cells"].numpy()
@@ -211,6 +240,7 @@ class Survey:
         self._build(Stage(**values["survey.stage"]), band, mask, arrays["survey.noise"])
         self.sightings.shift, self.population.centres_px = shift, now
         assert self.atlas is not None
+        self.gains = list(values["survey.gains"])
         if (volume := _volume_from("survey.present", arrays, values)) is not None:
             self.atlas.take(volume)
         if "survey.sums.weight" in arrays:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from beamside.classify.finish import junk_score
 from beamside.classify.model import found_shifts
+from beamside.classify.survey import STRANGE
 from beamside.run.engine import Snapshot
 
 if TYPE_CHECKING:
@@ -50,15 +51,32 @@ def particle_table(engine: Classifier) -> Table:
         "psi_deg": np.where(assigned, psi, 0.0),
         "origin_x_A": np.where(assigned, origin[:, 0], 0.0),
         "origin_y_A": np.where(assigned, origin[:, 1], 0.0),
-        "probability": np.where(assigned, known.weight[:, 0].double().numpy(), 0.0),
+        "probability": np.where(assigned, _probability(engine), 0.0),
         "log_likelihood": np.where(assigned, score, 0.0),
         "flipped": (label >= engine.classes) & assigned,
     }
     if engine.final is not None:
-        table["junk_score"] = np.where(
-            assigned, junk_score(score, engine.final.null_mean, engine.final.null_spread), 1.0
-        )
+        table["junk_score"] = np.where(assigned, _junk(engine, score), 1.0)
     return table
+
+
+def _probability(engine: Classifier) -> NDArray[np.float64]:
+    """Of the class: from the particle's direction where that gives it, else its share in the sums."""
+    survey, weight = engine.survey, engine.known.weight[:, 0]
+    if survey.cells is not None:
+        weight = weight.clone()
+        weight[: len(survey.held)] = torch.where(survey.held < 0, weight[: len(survey.held)], survey.sureness)
+    probability: NDArray[np.float64] = weight.double().numpy()
+    return probability
+
+
+def _junk(engine: Classifier, score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Against the volume, where there is one: it fits a particle better than averages do, and noise no better."""
+    survey, final = engine.survey, engine.final
+    assert final is not None
+    if survey.cells is None:
+        return junk_score(score, final.null_mean, final.null_spread)
+    return junk_score(survey.sightings.score[:, 0].double().numpy(), *survey.null, beyond=STRANGE)
 
 
 def _averages(engine: Classifier, class_number: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], Table]:
@@ -79,6 +97,7 @@ def _notes(engine: Classifier, particles: Table) -> dict[str, Any]:
     model = engine.model
     notes: dict[str, Any] = {
         "engine": "classify",
+        "start": "classes" if engine.survey.cells is None else "volume",
         "round": engine.round,
         "passes": engine.passes,
         "pixel_size_A": engine.pixel_size_A,

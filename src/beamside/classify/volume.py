@@ -10,7 +10,7 @@ from torch import Tensor
 
 from beamside.classify.sphere import Slices
 
-_STEPS = 5
+_STEPS = 3
 """Conjugate gradient steps a solution; each starts from the volume before."""
 _PRIOR_FACTOR = 2.0
 
