@@ -174,3 +174,18 @@ def test_many_columns_in_tiles_score_as_few(model: models.Model) -> None:
         one = search(model.vectors[i : i + 1], model.ctf2[i : i + 1], alone, turns, Workspace(alone, turns), best=1)
         assert torch.allclose(one.score, together.score[i], rtol=1e-4)
         assert torch.allclose(one.alpha, together.alpha[i], atol=1e-3) and int(one.shift) == int(together.shift[i])
+
+
+def test_a_bank_of_some_classes_scores_them_as_the_whole_does(model: models.Model) -> None:
+    averages = torch.randn(4, model.frame.orders, len(model.frame.encoder.rings.radii), dtype=torch.complex64)
+    averages[:, 0].imag.zero_()
+    turns = rotations(model.frame.orders)
+    some = bank(averages, model.frame).only(torch.tensor([3, 1]))
+    alone = bank(averages[[3, 1]], model.frame)
+    for part in (some, alone):
+        assert part.classes == 2
+    found, expected = (
+        search(model.vectors[:6], model.ctf2[:6], b, turns, Workspace(b, turns), best=2) for b in (some, alone)
+    )
+    assert torch.allclose(found.score, expected.score) and torch.equal(found.label, expected.label)
+    assert torch.allclose(found.alpha, expected.alpha) and torch.equal(found.shift, expected.shift)

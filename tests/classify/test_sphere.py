@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 import torch
 from scipy import special
 
@@ -152,7 +151,8 @@ def test_every_particle_is_seen_once_before_any_is_seen_again() -> None:
     assert torch.equal(atlas.batch_of(rows, sizes, 3, 7), atlas.batch_of(rows, sizes, 3, 7))
 
 
-@pytest.mark.parametrize(("label", "allowed"), [(2, [2]), (0, [0]), (-1, [3, 4])])
-def test_held_particles_may_have_their_class_alone(label: int, allowed: list[int]) -> None:
-    penalty = Held(torch.tensor([label]), 3).penalty(torch.tensor([0]), 5)
-    assert (penalty[0] == 0).nonzero()[:, 0].tolist() == allowed and (penalty[0] < -1e5).sum() == 5 - len(allowed)
+def test_held_particles_are_grouped_by_what_they_may_have() -> None:
+    """A class of its own for each label, the classes beyond the regular ones for -1, nothing for nobody."""
+    groups = Held(torch.tensor([2, -1, 0, 2, -1, 0]), 3).groups(torch.tensor([0, 1, 3, 4]), 5)
+    found = {tuple([] if g.classes is None else g.classes.tolist()): g.rows.tolist() for g in groups}
+    assert found == {(2,): [0, 3], (3, 4): [1, 4]}

@@ -13,7 +13,6 @@ from beamside.classify.reference import Bank, Frame, bank
 from beamside.classify.search import LARGEST_BLOCK, Poses, Rotations, Workspace, rotations, search
 from beamside.compute.lanes import LANES, blocks, over_lanes
 
-_NEVER = -1e6
 _SMALLEST_BLOCK = 16
 LEAST_WEIGHT = 0.02
 """Responsibilities below this are dropped and the rest renormalised."""
@@ -59,22 +58,26 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Particles that may have the same classes: their rows, and class numbers or None for all."""
+
+    rows: Tensor
+    classes: Tensor | None
+
+
+@dataclass(frozen=True)
 class Held:
     """Classes that particles are held to: label (N,), or -1 for any class from `regular` on."""
 
     label: Tensor
     regular: int
 
-    def penalty(self, index: Tensor, classes: int) -> Tensor:
-        """(b, K) to add to the scores of particles `index`: 0 for the classes that each may have."""
-        label = self.label[index]
-        penalty = torch.full((len(index), classes), _NEVER)
-        penalty.scatter_(1, label.clamp(min=0)[:, None], 0.0)
-        free = label < 0
-        if free.any():
-            penalty[free] = _NEVER
-            penalty[free, self.regular :] = 0.0
-        return penalty
+    def groups(self, rows: Tensor, classes: int) -> list[Group]:
+        """`rows` by the classes that they may have."""
+        label = self.label[rows]
+        groups = [Group(rows[label == k], torch.tensor([k])) for k in range(self.regular)]
+        groups.append(Group(rows[label < 0], torch.arange(self.regular, classes)))
+        return [g for g in groups if len(g.rows)]
 
 
 def responsibilities(score: Tensor, temperature: float) -> Tensor:
@@ -120,31 +123,52 @@ class Expectation:
         A particle's own contribution to an average is taken out of its score there (leave one out, to first order:
         |y|^2 / precision), else every particle would hold on to its class by the noise that it put there itself.
         """
-        size = max(_SMALLEST_BLOCK, min(LARGEST_BLOCK, -(-len(rows) // LANES)))
-        precision = self.averages.precision
-        gain = None if precision is None else 1.0 / precision
+        gain = None if self.averages.precision is None else 1.0 / self.averages.precision
+        groups = [Group(rows, None)] if held is None else held.groups(rows, self.bank.classes)
+        pieces = [(group, piece) for group in groups for piece in blocks(len(group.rows), self._block(group))]
 
-        def lane(pieces: Sequence[slice]) -> Accumulator:
+        def lane(numbers: Sequence[slice]) -> Accumulator:
             total = Accumulator(self.bank.classes, self.frame)
-            space = Workspace(self.bank, self.turns, size)
-            for piece in pieces:
-                index = rows[piece]
+            last, part, space = None, self.bank, None
+            for group, piece in (pieces[n.start] for n in numbers):
+                if group is not last or space is None:
+                    last, part = group, self.bank if group.classes is None else self.bank.only(group.classes)
+                    space = Workspace(part, self.turns, self._block(group))
+                index = group.rows[piece]
                 block, c2 = vectors[index], ctf2[index]
-                bonus = None if gain is None else self._bonus(block, known, index, gain)
-                if held is not None:
-                    penalty = held.penalty(index, self.bank.classes)
-                    bonus = penalty if bonus is None else bonus + penalty
-                poses = search(
-                    block, c2, self.bank, self.turns, space, best=self.best, bonus=bonus, first=self._first(index)
-                )
+                poses = self._poses(block, c2, part, space, group, index, known, gain)
                 weight = responsibilities(poses.score, self.temperature)
                 known.store(index, poses, weight)
                 if sums:
                     total.add(block, c2, poses, weight)
             return total
 
-        lanes = over_lanes(lane, blocks(len(rows), size), threads)
+        lanes = over_lanes(lane, blocks(len(pieces), 1), threads)
         return Accumulator.total(lanes, threads) if sums else None
+
+    @staticmethod
+    def _block(group: Group) -> int:
+        return max(_SMALLEST_BLOCK, min(LARGEST_BLOCK, -(-len(group.rows) // LANES)))
+
+    def _poses(
+        self,
+        block: Tensor,
+        c2: Tensor,
+        part: Bank,
+        space: Workspace,
+        group: Group,
+        index: Tensor,
+        known: Assignment,
+        gain: Tensor | None,
+    ) -> Poses:
+        """The search of a block among the classes of its group."""
+        bonus = None if gain is None else self._bonus(block, known, index, gain)
+        if group.classes is None:
+            first = self._first(index)
+            return search(block, c2, part, self.turns, space, best=self.best, bonus=bonus, first=first)
+        bonus = None if bonus is None else bonus[:, group.classes]
+        found = search(block, c2, part, self.turns, space, best=self.best, bonus=bonus)
+        return Poses(found.score, group.classes[found.label], found.alpha, found.shift)
 
     def _first(self, index: Tensor) -> Tensor:
         """(b,): the class at which a particle's search begins, so that equal scores favour no class."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -62,6 +62,19 @@ class Bank:
     ring_power: Tensor
     classes: int
     shifts: int
+
+    def only(self, classes: Tensor) -> Bank:
+        """The bank of some classes."""
+        columns = (torch.arange(self.shifts)[:, None] * self.classes + classes).flatten()
+        real, imaginary = self.real[:, :, columns], self.imaginary[:, :, columns]
+        return replace(
+            self,
+            real=real,
+            imaginary=imaginary,
+            rows=self.rows[columns],
+            ring_power=self.ring_power[classes],
+            classes=len(classes),
+        )
 
 
 def shifted(averages: Tensor, frame: Frame, threads: int = 1) -> Tensor:

@@ -27,7 +27,7 @@ from beamside.classify.population import Population
 from beamside.classify.schedule import Band, Stage
 from beamside.classify.volume import Volume
 
-LEAST_PARTICLES = 200
+LEAST_PARTICLES = 500
 """Fewer cannot show a volume; their classes start without one."""
 _FREE_PASSES = 2
 _LEAST_STRANGE = 0.05
@@ -128,9 +128,9 @@ class Survey:
         if self.cells is None:
             # Half of what is noise scores below the mean of noise, and next to nothing else does.
             share = min(1.0, 2 * float((score < mean).double().mean()))
-            spare = round(share * self.scene.classes) if share > _LEAST_STRANGE else 0
+            spare = min(round(share * self.scene.classes), self.scene.classes // 2) if share > _LEAST_STRANGE else 0
             seeds = np.random.default_rng(self.scene.seed)
-            views = poses[~strange.numpy(), 2] if spare else poses[:, 2]
+            views = poses[:, 2] if not spare or strange.all() else poses[~strange.numpy(), 2]
             made = sphere.frames_along(cells.centres(views, max(1, self.scene.classes - spare), seeds))
             gain, needed = self._gain(poses, made), self._needed(atlas)
             if gain < needed and not forced:
