@@ -107,8 +107,11 @@ class Survey:
         return len(rows)
 
     def rising(self, done: int) -> bool:
-        """Whether the last look at all particles explained them clearly better than the one before."""
-        if len(self.gains) < 2 or done + 1 >= _MOST_LOOKS:
+        """Whether the last look at all particles explained them clearly better than the one before.
+
+        The first look of a stage does not count: finer rings of the volume are still empty then.
+        """
+        if len(self.gains) < 3 or done + 1 >= _MOST_LOOKS:
             return False
         return self.gains[-1] > (1 + _RISE) * self.gains[-2]
 
