@@ -33,7 +33,7 @@ _FREE_PASSES = 2
 _LEAST_STRANGE = 0.05
 """Share of particles like noise from which on they get classes of their own."""
 _RISE, _MOST_LOOKS = 0.02, 12
-STRANGE = 2.0
+STRANGE = 1.5
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
 
 _ARRAYS = ("rows", "training", "encoded_px", "held", "sureness")
@@ -130,8 +130,9 @@ class Survey:
         strange = score < mean + STRANGE * spread
         if self.cells is None:
             # Half of what is noise scores below the mean of noise, and next to nothing else does.
-            share = min(1.0, 2 * float((score < mean).double().mean()))
-            spare = min(round(share * self.scene.classes), self.scene.classes // 2) if share > _LEAST_STRANGE else 0
+            is_noise = 2 * float((score < mean).double().mean()) > _LEAST_STRANGE
+            share = min(0.5, float(strange.double().mean())) if is_noise else 0.0
+            spare = round(share * self.scene.classes)
             seeds = np.random.default_rng(self.scene.seed)
             views = poses[:, 2] if not spare or strange.all() else poses[~strange.numpy(), 2]
             made = sphere.frames_along(cells.centres(views, max(1, self.scene.classes - spare), seeds))
