@@ -75,8 +75,8 @@ def test_banner_moves_the_tiles_down(tmp_path: Path) -> None:
 
 def test_enlarging_and_shrinking_keep_the_picture() -> None:
     ramp = np.tile(np.arange(20.0), (20, 1))
-    assert np.allclose(enlarged(ramp)[0, 10:-10], np.linspace(0, 19, 140)[10:-10], atol=0.6)
-    assert np.allclose(enlarged(np.ones((300, 300))), 1)
+    assert np.allclose(enlarged(ramp[None])[0, 0, 10:-10], np.linspace(0, 19, 140)[10:-10], atol=0.6)
+    assert np.allclose(enlarged(np.ones((2, 300, 300))), 1)
     assert tile(np.full((4, 4), 2.0)).tolist() == np.full((4, 4), 0.5).tolist()
     assert tile(ramp).min() == 0 and tile(ramp).max() == 1
 
