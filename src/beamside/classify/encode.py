@@ -8,18 +8,19 @@ scaled so that white noise has unit variance a real component; the second as one
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from beamside.classify.lowpass import Lowpass
 from beamside.classify.polar import Rings, bessel_table, largest_argument, supported, transform_matrix
 from beamside.classify.subspace import Subspace, train
 from beamside.compute.lanes import blocks, over_lanes
-from beamside.optics.ctf import CtfParams, ctf
-from beamside.optics.fourier import frequency_grid, half_plane_weights, shift_phases
+from beamside.optics.ctf import CtfParams
+from beamside.optics.fourier import half_plane_weights
 from beamside.optics.frc import ring_index
 
 BLOCK = 128
@@ -62,14 +63,16 @@ def masked_power(images: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Images:
-    """What the encoder needs of a set of particles; `load` gives pixels of rows, (k, n, n) float32."""
+class Particles:
+    """What the encoder needs of b particles."""
 
+    images: Tensor
+    """(b, n, n) float32."""
     ctf: CtfParams | None
     group: Tensor
-    """(N,) noise group."""
+    """(b,) noise group."""
     centres_px: Tensor
-    """(N, 2) as (x, y): where the particle's centre lies, relative to pixel (n//2, n//2)."""
+    """(b, 2) as (x, y): where the particle's centre lies, relative to pixel (n//2, n//2)."""
 
 
 @dataclass
@@ -92,52 +95,32 @@ class Encoder:
         noise = self.noise.mean(0)[self.rings.first : self.rings.last + 1]
         return 2 * math.pi * self.rings.radii * self.mean_ctf2 / noise
 
-    def encode(
-        self, images: Tensor, params: CtfParams | None, group: Tensor, centres_px: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Images (b, n, n) -> vectors (b, 2D) and relative ring means of C^2 / sigma^2 (b, R)."""
-        # A group that first came after the noise was measured shares the last one's spectrum until the next stage.
-        group = group.clamp(max=len(self.noise) - 1)
-        contrast = contrast_half(params, len(images), self.rings.box_px, self.pixel_size_A)
-        weighted = weighted_crops(images, contrast, self.noise[group], centres_px, self.mask, self.rings)
-        return weighted.flatten(1) @ self.operator, self.ring_ctf2(contrast, group)
+    @cached_property
+    def lowpass(self) -> Lowpass:
+        """The frequencies that this resolution needs."""
+        return Lowpass(self.rings, self.pixel_size_A)
 
-    def ring_ctf2(self, contrast: Tensor, group: Tensor) -> Tensor:
+    def encode(self, some: Particles) -> tuple[Tensor, Tensor]:
+        """Vectors (b, 2D) and relative ring means of C^2 / sigma^2 (b, R)."""
+        # A group that first came after the noise was measured shares the last one's spectrum until the next stage.
+        group = some.group.clamp(max=len(self.noise) - 1)
+        contrast = self.lowpass.contrast(some.ctf, len(some.images))
+        weighted = weighted_crops(some.images * self.mask, contrast, self.noise[group], some.centres_px, self.lowpass)
+        return weighted.flatten(1) @ self.operator, self._ring_ctf2(contrast, group)
+
+    def _ring_ctf2(self, contrast: Tensor, group: Tensor) -> Tensor:
         """(b, R): ring means of C^2 / sigma_g^2 over those of the average particle."""
         r = slice(self.rings.first, self.rings.last + 1)
-        own = shell_means(contrast**2, self.rings.box_px)[:, r] / self.noise[group][:, r]
+        own = self.lowpass.ring_means(contrast**2) / self.noise[group][:, r]
         return own / (self.mean_ctf2 / self.noise.mean(0)[r])
 
 
-def contrast_half(params: CtfParams | None, count: int, box_px: int, pixel_size_A: float) -> Tensor:
-    """The CTF on half planes (b, n, n//2+1); ones where no CTF is asked for."""
-    if params is None:
-        return torch.ones(count, box_px, box_px // 2 + 1)
-    ky, kx = frequency_grid(box_px, pixel_size_A)
-    return ctf(params, ky, kx).float()
+def weighted_crops(masked: Tensor, contrast: Tensor, noise: Tensor, centres_px: Tensor, lowpass: Lowpass) -> Tensor:
+    """C X / sigma^2 of masked images (b, n, n), moved to their centres: (b, c, c) with the origin at c//2.
 
-
-def weighted_crops(
-    images: Tensor, contrast: Tensor, noise: Tensor, centres_px: Tensor, mask: Tensor, rings: Rings
-) -> Tensor:
-    """C X / sigma^2 of masked images, moved to their centres and Fourier-cropped: (b, c, c) with the origin at c//2.
-
-    Scaled so that the sum over pixels of y exp(-2 pi i k.x / c) is the weighted transform at k (FFT scaled by 1/n).
+    contrast: (b, c, c//2 + 1); noise: (b, n//2 + 1) variance in each shell.
     """
-    n, c = rings.box_px, rings.cropped_px
-    half = torch.fft.rfft2(images * mask) / n
-    ky, kx = frequency_grid(n)
-    move = shift_phases(ky, kx, -centres_px[:, 1] - n // 2, -centres_px[:, 0] - n // 2)
-    index = ring_index(n)
-    inverse = torch.where(index <= rings.last + 2, 1 / noise[:, index.clamp(max=n // 2)], torch.zeros(()))
-    half = half * move * (contrast * inverse)
-    h = c // 2
-    small = torch.zeros(len(images), c, h + 1, dtype=half.dtype)
-    small[:, :h, :h], small[:, c - h + 1 :, :h] = half[:, :h, :h], half[:, n - h + 1 :, :h]
-    ky, kx = frequency_grid(c)
-    place = torch.tensor([float(c // 2)])
-    crops: Tensor = torch.fft.irfft2(small * shift_phases(ky, kx, place, place), s=(c, c))
-    return crops
+    return lowpass.centred(lowpass.cut(masked) * (contrast * lowpass.spread(1 / noise)), centres_px)
 
 
 def build(
@@ -145,64 +128,94 @@ def build(
     mask: Tensor,
     noise: Tensor,
     pixel_size_A: float,
-    images: Tensor,
-    params: CtfParams | None,
-    group: Tensor,
-    centres_px: Tensor,
+    sample: Callable[[slice], Particles],
+    count: int,
     *,
     radius_px: float,
     variance: float,
-    generator: torch.Generator,
+    seed: int,
     threads: int,
 ) -> Encoder:
-    """An encoder trained on `images` (t, n, n), which are centred by `centres_px`.
+    """An encoder trained on `count` centred particles; `sample` gives those of a slice of 0..count.
 
     radius_px: reach of the object with its shifts, which bounds the angular frequencies.
     variance: share of the vectors' variance that the compression keeps.
     """
-    contrast = contrast_half(params, len(images), rings.box_px, pixel_size_A)
-    r = slice(rings.first, rings.last + 1)
-    mean_ctf2 = shell_means((contrast**2).mean(0), rings.box_px)[r].clamp(min=1e-4)
-    ring_noise = noise.mean(0)[r]
-    scale = torch.sqrt(rings.multiplicity[:, None] * 2 * math.pi * rings.radii * ring_noise / mean_ctf2)
     table = bessel_table(rings.orders, largest_argument(rings))
-    basis = torch.stack([transform_matrix(rings, m, table) for m in range(rings.orders)]) * scale[..., None]
+    basis = torch.stack([transform_matrix(rings, m, table) for m in range(rings.orders)])
     allowed = supported(rings, radius_px)
-    pure = torch.randn(min(_NOISE_IMAGES, len(images)), *images.shape[1:], generator=generator)
-    index = ring_index(rings.box_px).clamp(max=rings.box_px // 2)
-    few = slice(0, len(pure))
-    pure = torch.fft.irfft2(torch.fft.rfft2(pure) * noise[group[few]][:, index].sqrt(), s=pure.shape[-2:])
-    real = _covariances(images, contrast, noise[group], centres_px, mask, rings, basis, threads)
-    white = _covariances(pure, contrast[few], noise[group[few]], centres_px[few], mask, rings, basis, threads)
-    subspace = train(real, white, allowed, variance, particles=len(images))
+    lowpass = Lowpass(rings, pixel_size_A)
+    moments = _moments(lowpass, mask, noise, sample, count, basis, allowed, seed, threads)
+    mean_ctf2 = moments.ctf2.clamp(min=1e-4)
+    ring_noise = noise.mean(0)[rings.first : rings.last + 1]
+    scale = torch.sqrt(rings.multiplicity[:, None] * 2 * math.pi * rings.radii * ring_noise / mean_ctf2)
+    both = scale[:, :, None] * scale[:, None, :]
+    subspace = train(moments.real * both, moments.white * both, allowed, variance, particles=count)
     columns = []
     for m, vectors in enumerate(subspace.vectors):
-        rows = vectors.mH @ basis[m]
+        rows = vectors.mH @ (basis[m] * scale[m, :, None])
         columns += [rows.real, rows.imag]
     return Encoder(rings, mask, noise, pixel_size_A, mean_ctf2, subspace, torch.cat(columns).T.contiguous())
 
 
-def _covariances(
-    images: Tensor,
-    contrast: Tensor,
-    noise: Tensor,
-    centres_px: Tensor,
-    mask: Tensor,
-    rings: Rings,
-    basis: Tensor,
-    threads: int,
-) -> Tensor:
-    """(M, R, R) complex64: mean outer product of the scaled coefficients, one matrix an order."""
-    flat = basis.flatten(0, 1)
-    orders, count = basis.shape[:2]
+@dataclass
+class _Moments:
+    """Means over training particles: outer products of their coefficients and of pure noise's (M, R, R), C^2 (R,)."""
 
-    def lane(pieces: Sequence[slice]) -> Tensor:
-        total = torch.zeros(orders, count, count, dtype=torch.complex64)
+    real: Tensor
+    white: Tensor
+    ctf2: Tensor
+
+
+def _moments(
+    lowpass: Lowpass,
+    mask: Tensor,
+    noise: Tensor,
+    sample: Callable[[slice], Particles],
+    count: int,
+    basis: Tensor,
+    allowed: Tensor,
+    seed: int,
+    threads: int,
+) -> _Moments:
+    """Block by block, so that no more pixels are in memory than the lanes hold."""
+    orders, rings = allowed.shape
+    used = allowed.flatten().nonzero()[:, 0]
+    parts = basis.flatten(0, 1)[used]
+    operator = torch.cat([parts.real, parts.imag]).T.contiguous()
+    noisy = min(_NOISE_IMAGES, count)
+
+    def outer(crops: Tensor) -> Tensor:
+        flat = crops.flatten(1) @ operator
+        found = torch.zeros(len(crops), orders * rings, dtype=torch.complex64)
+        found[:, used] = torch.complex(flat[:, : len(used)], flat[:, len(used) :])
+        rows = found.view(-1, orders, rings).transpose(0, 1)
+        return rows.mT @ rows.conj()
+
+    def lane(pieces: Sequence[slice]) -> _Moments:
+        square = torch.zeros(orders, rings, rings, dtype=torch.complex64)
+        total = _Moments(square, square.clone(), torch.zeros(rings))
         for piece in pieces:
-            crops = weighted_crops(images[piece], contrast[piece], noise[piece], centres_px[piece], mask, rings)
-            pixels = crops.flatten(1)
-            found = torch.complex(pixels @ flat.real.T, pixels @ flat.imag.T).view(-1, orders, count).transpose(0, 1)
-            total += found.mT @ found.conj()
+            some = sample(piece)
+            contrast, own = lowpass.contrast(some.ctf, len(some.images)), noise[some.group]
+            total.ctf2 += lowpass.ring_means(contrast**2).sum(0)
+            total.real += outer(weighted_crops(some.images * mask, contrast, own, some.centres_px, lowpass))
+            if (few := min(noisy, piece.stop) - piece.start) > 0:
+                pure = noise_images(own[:few], mask.shape[-1], seed + piece.start) * mask
+                total.white += outer(weighted_crops(pure, contrast[:few], own[:few], some.centres_px[:few], lowpass))
         return total
 
-    return sum(over_lanes(lane, blocks(len(images), BLOCK), threads), torch.zeros(())) / len(images)
+    lanes = over_lanes(lane, blocks(count, BLOCK), threads)
+    return _Moments(
+        sum((t.real for t in lanes[1:]), lanes[0].real) / count,
+        sum((t.white for t in lanes[1:]), lanes[0].white) / noisy,
+        sum((t.ctf2 for t in lanes[1:]), lanes[0].ctf2) / count,
+    )
+
+
+def noise_images(spectrum: Tensor, box_px: int, seed: int) -> Tensor:
+    """(b, n, n) of noise with the variance `spectrum` (b, n//2 + 1) in each shell."""
+    white = torch.randn(len(spectrum), box_px, box_px, generator=torch.Generator().manual_seed(seed))
+    index = ring_index(box_px).clamp(max=box_px // 2)
+    coloured: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * spectrum[:, index].sqrt(), s=white.shape[-2:])
+    return coloured

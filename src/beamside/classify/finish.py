@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beamside.classify.encode import BLOCK
+from beamside.classify.encode import BLOCK, Particles, noise_images
 from beamside.classify.expectation import Assignment
 from beamside.classify.model import CANDIDATES, Model
 from beamside.classify.population import Population
 from beamside.classify.restore import ClassAverages, Restoration
 from beamside.compute.lanes import blocks, over_lanes
 from beamside.optics.ctf import CtfParams
-from beamside.optics.frc import ring_index
 
 _NULL_IMAGES = 256
 _BEYOND = 3.0
@@ -97,15 +96,10 @@ def null_scores(model: Model, population: Population) -> tuple[float, float]:
     """Mean and standard deviation of the best score of images of pure noise."""
     scene, encoder = model.scene, model.frame.encoder
     rows = population.rows[:_NULL_IMAGES]
-    generator = torch.Generator().manual_seed(scene.seed)
-    noise = torch.randn(len(rows), scene.box_px, scene.box_px, generator=generator)
-    shells = torch.fft.rfft2(noise)
-    index = ring_index(scene.box_px).clamp(max=scene.box_px // 2)
-    noise = torch.fft.irfft2(
-        shells * model.noise[population.group[rows].clamp(max=len(model.noise) - 1)][:, index].sqrt(),
-        s=noise.shape[-2:],
-    )
-    vectors, ctf2 = encoder.encode(noise, population.params(rows), population.group[rows], torch.zeros(len(rows), 2))
+    group = population.group[rows].clamp(max=len(model.noise) - 1)
+    noise = noise_images(model.noise[group], scene.box_px, scene.seed)
+    some = Particles(noise, population.params(rows), group, torch.zeros(len(rows), 2))
+    vectors, ctf2 = encoder.encode(some)
     known = Assignment.empty(len(rows), CANDIDATES)
     model.expectation(1.0).run(vectors, ctf2, torch.arange(len(rows)), known, scene.threads, sums=False)
     best = known.score[:, 0].double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beamside.classify.average import Averages, Sums, solve
-from beamside.classify.encode import BLOCK, Encoder, Spectra, build, masked_power, weighted_crops
+from beamside.classify.encode import BLOCK, Encoder, Particles, Spectra, build, masked_power, weighted_crops
 from beamside.classify.expectation import Assignment, Expectation, Held, accumulate
 from beamside.classify.mirror import folded, with_mirrors
 from beamside.classify.polar import Rings, bessel_table, largest_argument, shift_grid, transform_matrix
@@ -168,12 +168,16 @@ def encode_rows(
     def lane(pieces: Sequence[slice]) -> None:
         for piece in pieces:
             index = rows[piece]
-            images = population.images(index)
-            vectors[index], ctf2[index] = encoder.encode(
-                images, population.params(index), population.group[index], population.centres_px[index]
-            )
+            vectors[index], ctf2[index] = encoder.encode(particles(population, index))
 
     over_lanes(lane, blocks(len(rows), BLOCK), threads)
+
+
+def particles(population: Population, rows: Tensor) -> Particles:
+    """Pixels and optics of some particles, at their present centres."""
+    return Particles(
+        population.images(rows), population.params(rows), population.group[rows], population.centres_px[rows]
+    )
 
 
 def training_rows(population: Population, count: int, seed: int) -> Tensor:
@@ -207,13 +211,11 @@ def begin(
         mask,
         noise,
         scene.pixel_size_A,
-        population.images(sample),
-        population.params(sample),
-        population.group[sample],
-        population.centres_px[sample],
+        lambda piece: particles(population, sample[piece]),
+        len(sample),
         radius_px=radius,
         variance=scene.variance,
-        generator=torch.Generator().manual_seed(scene.seed),
+        seed=scene.seed,
         threads=scene.threads,
     )
     orders = len(encoder.subspace.vectors)
@@ -233,9 +235,10 @@ def reference_sums(images: Tensor, model: Model) -> Sums:
     """Pseudo-sums of given class averages (K, n, n), scaled to the power that the particles' signal has."""
     encoder, frame = model.frame.encoder, model.frame
     rings, count = encoder.rings, len(images)
-    flat = torch.ones(count, rings.box_px, rings.box_px // 2 + 1)
+    lowpass = encoder.lowpass
     ones, centre = torch.ones(count, rings.box_px // 2 + 1), torch.zeros(count, 2)
-    pixels = weighted_crops(images, flat, ones, centre, model.mask, rings).flatten(1).to(torch.complex64)
+    crops = weighted_crops(images * model.mask, lowpass.contrast(None, count), ones, centre, lowpass)
+    pixels = crops.flatten(1).to(torch.complex64)
     table = bessel_table(rings.orders, largest_argument(rings))
     orders = [pixels @ transform_matrix(rings, m, table).T for m in range(frame.orders)]
     values = torch.stack(orders, 1) * frame.metric

@@ -59,8 +59,8 @@ def write_gallery(path: Path, snapshot: Snapshot, judgement: Mapping[str, Any] |
     for number, line in enumerate(lines):
         weight = "bold" if number == 0 else "normal"
         axes.text(_GAP_PX, _HEAD_PX + 3 + _LINE_PX * number, line, fontsize=8, va="center", weight=weight, zorder=3)
-    canvas.draw()
-    sheet = np.array(canvas.buffer_rgba())[..., :3]
+    canvas.draw()  # type: ignore[no-untyped-call]
+    sheet = np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     # The tiles are laid on the drawn text: as images of the figure they would take longer than all the rest.
     tiles = enlarged(np.asarray(images))
     for k, (top, left) in zip(order, corners, strict=True):
