@@ -10,6 +10,7 @@ from scipy import special
 
 from beamside.classify import atlas, cells, sphere, volume
 from beamside.classify.expectation import Held
+from beamside.classify.slices import Latitudes, Slices
 from beamside.optics.rotation import euler_matrix
 
 DEGREE, ORDERS = 6, 9
@@ -20,9 +21,19 @@ def frames(count: int, seed: int = 0) -> sphere.Array:
     return np.stack([sphere.random_rotation(generator) for _ in range(count)])
 
 
+def unit(count: int) -> sphere.Array:
+    """Random directions."""
+    points = np.random.default_rng(2).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def even(count: int, seed: int = 0) -> Latitudes:
+    return Latitudes.even(count, np.random.default_rng(seed))
+
+
 def test_harmonics_are_those_of_scipy() -> None:
     """Real ones from scipy's complex ones, up to the sign convention of each order."""
-    points = sphere.directions(50)
+    points = unit(50)
     ours = sphere.real_harmonics(DEGREE, points)
     polar, azimuth = np.arccos(points[:, 2]), np.arctan2(points[:, 1], points[:, 0])
     legendre = special.sph_harm_y if hasattr(special, "sph_harm_y") else None
@@ -61,29 +72,31 @@ def test_slices_are_the_transform_on_great_circles() -> None:
     of = np.repeat(np.arange(degree + 1), 2 * np.arange(degree + 1) + 1)
     plain = np.where(of % 2 == 0, found.real, found.imag)
     assert np.allclose(np.where(of % 2 == 0, found.imag, found.real), 0, atol=1e-10), "the density is real"
-    views = frames(4)
-    slices = sphere.Slices.along(views, ORDERS, degree)
+    views = even(30)
+    slices = Slices.along(views, ORDERS, degree)
     harmonics = torch.as_tensor(np.concatenate([plain[of % 2 == 0], plain[of % 2 == 1]])).float()[:, None]
     got = slices.project(harmonics)[..., 0].numpy()
     theta = np.arange(128) * 2 * np.pi / 128
-    ring = np.cos(theta)[:, None] * views[:, None, 0] + np.sin(theta)[:, None] * views[:, None, 1]
+    ring = np.cos(theta)[:, None] * views.frames[:, None, 0] + np.sin(theta)[:, None] * views.frames[:, None, 1]
     expected = np.fft.fft(transform(ring), axis=1, norm="forward")[:, :ORDERS]
     expected[:, 1:] *= math.sqrt(2)
     assert np.abs(got - expected).max() < 1e-5
 
 
 def test_adjoint_is_the_adjoint() -> None:
-    slices = sphere.Slices.along(frames(5), ORDERS, DEGREE)
+    slices = Slices.along(even(12), ORDERS, DEGREE)
     x = torch.randn(len(slices.degrees), 3)
-    y = torch.randn(5, ORDERS, 3, dtype=torch.complex64)
+    y = torch.randn(len(slices), ORDERS, 3, dtype=torch.complex64)
     left = (slices.project(x).conj() * y).sum().real
     right = (x * slices.adjoint(y)).sum()
     assert abs(float(left - right)) < 1e-4 * float(x.norm() * y.abs().norm())
-    weight = torch.rand(5, 3)
-    unit = torch.zeros_like(x)
-    unit[7] = 1.0
-    normal = slices.adjoint(slices.project(unit) * weight[:, None])[7]
-    assert torch.allclose(normal, slices.power(weight)[7], rtol=1e-4)
+    weight = torch.rand(len(slices), 3)
+    diagonal = slices.power(weight)
+    for p in range(len(x)):
+        one = torch.zeros_like(x)
+        one[p] = 1.0
+        normal = slices.adjoint(slices.project(one) * weight[:, None])[p]
+        assert torch.allclose(normal, diagonal[p], rtol=1e-4, atol=1e-5)
 
 
 def test_a_turned_image_has_the_frame_it_is_given() -> None:
@@ -98,9 +111,14 @@ def test_a_turned_image_has_the_frame_it_is_given() -> None:
 
 
 def test_directions_cover_the_sphere_evenly() -> None:
-    points = sphere.directions(200)
+    views = even(200)
+    points = views.frames[:, 2]
+    assert abs(len(views) - 200) < 10 and np.allclose(views.frames @ views.frames.swapaxes(1, 2), np.eye(3))
+    assert np.allclose(np.linalg.det(views.frames), 1)
+    apart = math.sqrt(4 * math.pi / 200)
     nearest = np.sort(np.arccos(np.clip(points @ points.T, -1, 1)), 1)[:, 1]
-    assert nearest.min() > 0.7 * math.sqrt(4 * math.pi / 200) and np.allclose(points.mean(0), 0, atol=1e-2)
+    assert np.quantile(nearest, 0.05) > 0.6 * apart and np.allclose(points.mean(0), 0, atol=2e-2)
+    assert np.arccos((unit(500) @ points.T).max(1)).max() < apart, "no place is far from all of them"
 
 
 def test_mean_rotation_of_two_is_half_way() -> None:
@@ -109,18 +127,18 @@ def test_mean_rotation_of_two_is_half_way() -> None:
 
 
 def test_a_volume_is_solved_from_its_slices_and_carried_to_others() -> None:
-    slices = sphere.Slices.along(frames(60), ORDERS, DEGREE)
+    slices = Slices.along(even(60), ORDERS, DEGREE)
     degrees = torch.tensor([3, 6])
     truth = torch.randn(len(slices.degrees), 2) * (slices.degrees[:, None] <= degrees)
-    weight = torch.full((60, 2), 1e3)
+    weight = torch.full((len(slices), 2), 1e3)
     found = None
     for _ in range(4):
         sums = slices.project(truth) * weight[:, None]
         found = volume.solve(slices, sums, weight, degrees, torch.ones(2), found)
     assert found is not None and (found.harmonics - truth).norm() < 2e-2 * truth.norm()
-    finer = sphere.Slices.along(frames(10, 3), ORDERS + 2, DEGREE + 2)
+    finer = Slices.along(even(20, 3), ORDERS + 2, DEGREE + 2)
     there = volume.carried(found, finer, torch.tensor([4.0, 1.0, 1.0]))
-    coarse = sphere.Slices.along(frames(10, 3), ORDERS, DEGREE)
+    coarse = Slices.along(even(20, 3), ORDERS, DEGREE)
     expected = coarse.project(found.harmonics) * torch.tensor([2.0, 1.0])
     assert torch.allclose(finer.project(there.harmonics)[:, :ORDERS, :2], expected, atol=1e-4)
 

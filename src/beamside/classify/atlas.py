@@ -25,6 +25,7 @@ from beamside.classify.expectation import Assignment, Expectation, accumulate
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Stage
+from beamside.classify.slices import Latitudes, Slices
 from beamside.classify.volume import Volume, carried, degrees_of, solve
 
 CANDIDATES = 16
@@ -42,7 +43,7 @@ class Atlas:
     model: Model
     frames: sphere.Array
     """(V, 3, 3): the image axes and the direction of each view."""
-    slices: sphere.Slices
+    slices: Slices
     degrees: Tensor
     volume: Volume | None = None
     sums: Sums | None = None
@@ -103,12 +104,11 @@ def enter(
     diameter_px: float,
 ) -> Atlas:  # fmt: skip
     """The frame and the views of a stage, without particles or a volume."""
-    model = models.begin(replace(scene, classes=stage.views), stage, population, mask, noise, reach_px, sample)
+    views = Latitudes.even(stage.views, np.random.default_rng([scene.seed, stage.views]))
+    model = models.begin(replace(scene, classes=len(views)), stage, population, mask, noise, reach_px, sample)
     rings, orders = model.frame.encoder.rings, model.frame.orders
     degrees = degrees_of(rings.radii, diameter_px / 2, scene.box_px, orders + 4)
-    turn = sphere.random_rotation(np.random.default_rng([scene.seed, stage.views]))
-    frames = sphere.frames_along(sphere.directions(stage.views) @ turn)
-    return Atlas(model, frames, sphere.Slices.along(frames, orders, int(degrees.max())), degrees)
+    return Atlas(model, views.frames, Slices.along(views, orders, int(degrees.max())), degrees)
 
 
 def batch_of(rows: Tensor, sizes: Sequence[int], index: int, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from beamside.classify.sphere import Slices
+from beamside.classify.slices import Slices
 
 _STEPS = 3
 """Conjugate gradient steps a solution; each starts from the volume before."""
@@ -72,7 +72,7 @@ def solve(
         new = (residual * z).sum(0)
         direction, old = z + new / old.clamp(min=1e-20) * direction, new
     power = ((harmonics**2 + inverse) * allowed).sum(0) / allowed.sum(0)
-    return Volume(harmonics, _PRIOR_FACTOR * power.clamp(min=1e-8), ring_weight, slices.even.shape[2])
+    return Volume(harmonics, _PRIOR_FACTOR * power.clamp(min=1e-8), ring_weight, slices.split)
 
 
 def carried(volume: Volume, slices: Slices, ring_weight: Tensor) -> Volume:
@@ -80,7 +80,7 @@ def carried(volume: Volume, slices: Slices, ring_weight: Tensor) -> Volume:
     rings = min(len(ring_weight), len(volume.ring_weight))
     scale = torch.sqrt(ring_weight[:rings] / volume.ring_weight[:rings])
     harmonics = torch.zeros(len(slices.degrees), len(ring_weight))
-    split = slices.even.shape[2]
+    split = slices.split
     for old, new in (
         (volume.harmonics[: volume.split], harmonics[:split]),
         (volume.harmonics[volume.split :], harmonics[split:]),
