@@ -9,7 +9,7 @@ import torch
 from scipy import special
 
 from beamside.classify import atlas, cells, sphere, volume
-from beamside.classify.expectation import Held
+from beamside.classify.groups import Held, Near
 from beamside.classify.slices import Latitudes, Slices
 from beamside.optics.rotation import euler_matrix
 
@@ -174,3 +174,19 @@ def test_held_particles_are_grouped_by_what_they_may_have() -> None:
     groups = Held(torch.tensor([2, -1, 0, 2, -1, 0]), 3).groups(torch.tensor([0, 1, 3, 4]), 5)
     found = {tuple([] if g.classes is None else g.classes.tolist()): g.rows.tolist() for g in groups}
     assert found == {(2,): [0, 3], (3, 4): [1, 4]}
+
+
+def test_particles_are_searched_around_the_view_they_have() -> None:
+    """Every particle is in one group, with all views within the margin of its own and none from the other side."""
+    views = even(300, 5).frames[:, 2]
+    label = torch.as_tensor(np.random.default_rng(0).integers(0, len(views), 2000))
+    rows = torch.arange(100, 2000)
+    groups = Near(label, views).groups(rows, len(views))
+    assert torch.equal(torch.cat([g.rows for g in groups]).sort().values, rows)
+    for group in groups:
+        assert group.classes is not None
+        cosine = views[label[group.rows].numpy()] @ views.T
+        there = np.isin(np.arange(len(views)), group.classes.numpy())
+        assert there[(cosine > math.cos(math.radians(30))).any(0)].all()
+        assert cosine[:, there].min() > math.cos(math.radians(30 + 4 * 21)) and there.mean() < 0.35
+    assert Near(label, views).groups(rows[:50], len(views))[0].classes is None, "few particles are searched everywhere"

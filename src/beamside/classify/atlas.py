@@ -22,6 +22,7 @@ from beamside.classify import model as models
 from beamside.classify import sphere
 from beamside.classify.average import Averages, Sums
 from beamside.classify.expectation import Assignment, Expectation, accumulate
+from beamside.classify.groups import Near
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Stage
@@ -63,13 +64,19 @@ class Atlas:
         """Go on from a volume of another stage."""
         self.take(carried(volume, self.slices, self.model.frame.encoder.ring_weight))
 
-    def look(self, rows: Tensor, known: Assignment, temperature: float, *, learn: bool = True) -> None:
-        """Find the orientations of `rows`; with `learn` a step of the volume towards what they show."""
+    def look(
+        self, rows: Tensor, known: Assignment, temperature: float, *, learn: bool = True, near: bool = False
+    ) -> None:
+        """Find the orientations of `rows`; with `learn` a step of the volume towards what they show.
+
+        near: only around the views where this atlas has seen them.
+        """
         model = self.model
         search = Expectation.of(
             model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed
         )
-        sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn)
+        among = Near(known.label[:, 0].clone(), self.frames[:, 2]) if near else None
+        sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn, among=among)
         if sums is None:
             return
         self.sums = sums if self.sums is None else self.sums.mixed(sums, 1.0 - _STEP, _STEP)

@@ -19,8 +19,9 @@ from torch import Tensor
 from beamside.classify import model as models
 from beamside.classify import stored
 from beamside.classify.average import Sums
-from beamside.classify.expectation import Assignment, Held
+from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final, finish
+from beamside.classify.groups import Held
 from beamside.classify.guards import GUARDS
 from beamside.classify.masking import choose_mask
 from beamside.classify.model import CANDIDATES, Model, Scene

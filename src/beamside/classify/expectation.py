@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from beamside.classify.average import Accumulator, Averages, Sums, component_columns
+from beamside.classify.groups import Group, Grouping
 from beamside.classify.reference import Bank, Frame, bank
 from beamside.classify.search import LARGEST_BLOCK, Poses, Rotations, Workspace, rotations, search
 from beamside.compute.lanes import LANES, blocks, over_lanes
@@ -57,29 +58,6 @@ class Assignment:
         return Assignment(*(torch.cat([getattr(self, n), getattr(more, n)]) for n in names))
 
 
-@dataclass(frozen=True)
-class Group:
-    """Particles that may have the same classes: their rows, and class numbers or None for all."""
-
-    rows: Tensor
-    classes: Tensor | None
-
-
-@dataclass(frozen=True)
-class Held:
-    """Classes that particles are held to: label (N,), or -1 for any class from `regular` on."""
-
-    label: Tensor
-    regular: int
-
-    def groups(self, rows: Tensor, classes: int) -> list[Group]:
-        """`rows` by the classes that they may have."""
-        label = self.label[rows]
-        groups = [Group(rows[label == k], torch.tensor([k])) for k in range(self.regular)]
-        groups.append(Group(rows[label < 0], torch.arange(self.regular, classes)))
-        return [g for g in groups if len(g.rows)]
-
-
 def responsibilities(score: Tensor, temperature: float) -> Tensor:
     """(b, T) softmax of scores / temperature without its small change."""
     weight = torch.softmax(score / temperature, 1)
@@ -116,35 +94,40 @@ class Expectation:
         threads: int,
         *,
         sums: bool = True,
-        held: Held | None = None,
+        among: Grouping | None = None,
     ) -> Sums | None:
-        """Assign `rows` anew, in place, and return their sums; with `held` poses alone change.
+        """Assign `rows` anew, in place, and return their sums; with `among` each is searched in some classes alone.
 
         A particle's own contribution to an average is taken out of its score there (leave one out, to first order:
         |y|^2 / precision), else every particle would hold on to its class by the noise that it put there itself.
         """
         gain = None if self.averages.precision is None else 1.0 / self.averages.precision
-        groups = [Group(rows, None)] if held is None else held.groups(rows, self.bank.classes)
-        pieces = [(group, piece) for group in groups for piece in blocks(len(group.rows), self._block(group))]
+        work = self._work([Group(rows, None)] if among is None else among.groups(rows, self.bank.classes))
 
         def lane(numbers: Sequence[slice]) -> Accumulator:
             total = Accumulator(self.bank.classes, self.frame)
-            last, part, space = None, self.bank, None
-            for group, piece in (pieces[n.start] for n in numbers):
-                if group is not last or space is None:
-                    last, part = group, self.bank if group.classes is None else self.bank.only(group.classes)
-                    space = Workspace(part, self.turns, self._block(group))
-                index = group.rows[piece]
-                block, c2 = vectors[index], ctf2[index]
-                poses = self._poses(block, c2, part, space, group, index, known, gain)
-                weight = responsibilities(poses.score, self.temperature)
-                known.store(index, poses, weight)
-                if sums:
-                    total.add(block, c2, poses, weight)
+            for number in numbers:
+                group, pieces = work[number.start]
+                part = self.bank if group.classes is None else self.bank.only(group.classes)
+                space = Workspace(part, self.turns, self._block(group))
+                for piece in pieces:
+                    index = group.rows[piece]
+                    block, c2 = vectors[index], ctf2[index]
+                    poses = self._poses(block, c2, part, space, group, index, known, gain)
+                    weight = responsibilities(poses.score, self.temperature)
+                    known.store(index, poses, weight)
+                    if sums:
+                        total.add(block, c2, poses, weight)
             return total
 
-        lanes = over_lanes(lane, blocks(len(pieces), 1), threads)
+        lanes = over_lanes(lane, blocks(len(work), 1), threads)
         return Accumulator.total(lanes, threads) if sums else None
+
+    def _work(self, groups: Sequence[Group]) -> list[tuple[Group, list[slice]]]:
+        """Blocks of particles that one lane does one after the other, so that operands of a group are made once."""
+        if len(groups) > LANES:
+            return [(g, blocks(len(g.rows), self._block(g))) for g in groups]
+        return [(g, blocks(len(g.rows), self._block(g))[lane::LANES]) for g in groups for lane in range(LANES)]
 
     @staticmethod
     def _block(group: Group) -> int:

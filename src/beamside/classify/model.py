@@ -11,7 +11,8 @@ from torch import Tensor
 
 from beamside.classify.average import Averages, Sums, solve
 from beamside.classify.encode import BLOCK, Encoder, Particles, Spectra, build, masked_power, weighted_crops
-from beamside.classify.expectation import Assignment, Expectation, Held, accumulate
+from beamside.classify.expectation import Assignment, Expectation, accumulate
+from beamside.classify.groups import Grouping
 from beamside.classify.mirror import folded, with_mirrors
 from beamside.classify.polar import Rings, bessel_table, largest_argument, shift_grid, transform_matrix
 from beamside.classify.population import Population
@@ -75,10 +76,10 @@ class Model:
         whole = sums if self.base is None else sums.mixed(self.base, 1.0, 1.0)
         self.averages = solve(whole, self.frame)
 
-    def full_pass(self, rows: Tensor, known: Assignment, temperature: float, held: Held | None = None) -> None:
+    def full_pass(self, rows: Tensor, known: Assignment, temperature: float, among: Grouping | None = None) -> None:
         """One EM iteration over `rows`, whose sums replace all earlier ones."""
         search = self.expectation(temperature)
-        sums = search.run(self.vectors, self.ctf2, rows, known, self.scene.threads, held=held)
+        sums = search.run(self.vectors, self.ctf2, rows, known, self.scene.threads, among=among)
         assert sums is not None
         known.presence[rows] = 1.0
         self.maximise(folded(sums) if self.scene.mirror else sums)
@@ -92,9 +93,9 @@ class Model:
         known.presence[rows] = take
         self.maximise(self.sums.mixed(folded(sums) if self.scene.mirror else sums, keep, take))
 
-    def partial_pass(self, rows: Tensor, known: Assignment, others: Sums, held: Held | None = None) -> None:
+    def partial_pass(self, rows: Tensor, known: Assignment, others: Sums, among: Grouping | None = None) -> None:
         """One EM iteration over new particles, on top of the sums of the `others`."""
-        sums = self.expectation(1.0).run(self.vectors, self.ctf2, rows, known, self.scene.threads, held=held)
+        sums = self.expectation(1.0).run(self.vectors, self.ctf2, rows, known, self.scene.threads, among=among)
         assert sums is not None
         known.presence[rows] = 1.0
         self.maximise((folded(sums) if self.scene.mirror else sums).mixed(others, 1.0, 1.0))

@@ -98,7 +98,9 @@ class Survey:
             rows = atlases.batch_of(rows, stage.sizes(len(rows)), done, self.scene.seed)
         else:
             atlas.forget()
-        atlas.look(rows, self.sightings, stage.temperature(done), learn=learn)
+        # Once all particles were looked for everywhere in this frame, they are looked for around where they were found.
+        near = not stage.largest and done > 0
+        atlas.look(rows, self.sightings, stage.temperature(done), learn=learn, near=near)
         if not stage.largest:
             self.gains = [*self.gains, float(self.sightings.score[rows, 0].double().mean())]
         if stage.largest and done + 1 == stage.passes:
