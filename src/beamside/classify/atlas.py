@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from beamside.classify import sphere
 from beamside.classify.average import Averages, Sums
 from beamside.classify.expectation import Assignment, Expectation, accumulate
 from beamside.classify.groups import Near
+from beamside.classify.leaveout import OfVolume, Traces
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Stage
@@ -46,6 +48,8 @@ class Atlas:
     """(V, 3, 3): the image axes and the direction of each view."""
     slices: Slices
     degrees: Tensor
+    traces: Traces
+    """What every particle has put into the volume."""
     volume: Volume | None = None
     sums: Sums | None = None
 
@@ -73,14 +77,29 @@ class Atlas:
         """
         model = self.model
         search = Expectation.of(
-            model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed
-        )
+            model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed,
+            self._leave(),
+        )  # fmt: skip
         among = Near(known.label[:, 0].clone(), self.frames[:, 2]) if near else None
         sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn, among=among)
         if sums is None:
             return
-        self.sums = sums if self.sums is None else self.sums.mixed(sums, 1.0 - _STEP, _STEP)
+        keep, take = (0.0, 1.0) if self.sums is None else (1.0 - _STEP, _STEP)
+        self.sums = sums if self.sums is None else self.sums.mixed(sums, keep, take)
+        self.traces.record(rows, self._toward[known.label[rows]], known.weight[rows], keep, take)
         self._learn(self.sums)
+
+    @cached_property
+    def _toward(self) -> Tensor:
+        """(V, 3) float32: the direction of each view."""
+        return torch.as_tensor(self.frames[:, 2]).float()
+
+    def _leave(self) -> OfVolume:
+        assert self.volume is not None
+        of_order = self.slices.variance(self.volume.variance)
+        vectors = self.model.frame.encoder.subspace.vectors
+        each = torch.cat([of_order[m] @ v.abs() ** 2 for m, v in enumerate(vectors)])
+        return OfVolume.of(each, self.traces, self._toward, math.pi / (int(self.degrees.max()) + 1))
 
     def forget(self) -> None:
         """Let the next look's sums replace all earlier ones."""
@@ -108,14 +127,14 @@ class Atlas:
 
 def enter(
     scene: Scene, stage: Stage, population: Population, mask: Tensor, noise: Tensor, reach_px: float, sample: Tensor,
-    diameter_px: float,
+    diameter_px: float, traces: Traces,
 ) -> Atlas:  # fmt: skip
     """The frame and the views of a stage, without particles or a volume."""
     views = Latitudes.even(stage.views, np.random.default_rng([scene.seed, stage.views]))
     model = models.begin(replace(scene, classes=len(views)), stage, population, mask, noise, reach_px, sample)
     rings, orders = model.frame.encoder.rings, model.frame.orders
     degrees = degrees_of(rings.radii, diameter_px / 2, scene.box_px, orders + 4)
-    return Atlas(model, views.frames, Slices.along(views, orders, int(degrees.max())), degrees)
+    return Atlas(model, views.frames, Slices.along(views, orders, int(degrees.max())), degrees, traces)
 
 
 def batch_of(rows: Tensor, sizes: Sequence[int], index: int, seed: int) -> Tensor:

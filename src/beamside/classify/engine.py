@@ -360,7 +360,7 @@ class Classifier:
         rows = self.population.rows
         rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
         model.encode(self.population, rows)
-        model.expectation(1.0, model.wide).run(
+        model.expectation(1.0, frame=model.wide).run(
             model.vectors, model.ctf2, rows, self.known, self.scene.threads, sums=False
         )
         model.settle(self.population, self.known, rows, model.wide)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from beamside.classify.average import Accumulator, Averages, Sums, component_columns
 from beamside.classify.groups import Group, Grouping
+from beamside.classify.leaveout import LeaveOut
 from beamside.classify.reference import Bank, Frame, bank
 from beamside.classify.search import LARGEST_BLOCK, Poses, Rotations, Workspace, rotations, search
 from beamside.compute.lanes import LANES, blocks, over_lanes
@@ -76,14 +77,22 @@ class Expectation:
     temperature: float
     best: int
     seed: int = 0
+    leave: LeaveOut | None = None
 
     @classmethod
     def of(
-        cls, frame: Frame, averages: Averages, temperature: float, best: int, threads: int = 1, seed: int = 0
+        cls,
+        frame: Frame,
+        averages: Averages,
+        temperature: float,
+        best: int,
+        threads: int = 1,
+        seed: int = 0,
+        leave: LeaveOut | None = None,
     ) -> Expectation:
-        """Operands made from the averages."""
+        """Operands made from the averages; `leave` tells what a particle itself has put into them."""
         made = bank(averages.values, frame, threads)
-        return cls(frame, averages, made, rotations(frame.orders), temperature, best, seed)
+        return cls(frame, averages, made, rotations(frame.orders), temperature, best, seed, leave)
 
     def run(
         self,
@@ -96,12 +105,7 @@ class Expectation:
         sums: bool = True,
         among: Grouping | None = None,
     ) -> Sums | None:
-        """Assign `rows` anew, in place, and return their sums; with `among` each is searched in some classes alone.
-
-        A particle's own contribution to an average is taken out of its score there (leave one out, to first order:
-        |y|^2 / precision), else every particle would hold on to its class by the noise that it put there itself.
-        """
-        gain = None if self.averages.precision is None else 1.0 / self.averages.precision
+        """Assign `rows` anew, in place, and return their sums; with `among` each is searched in some classes alone."""
         work = self._work([Group(rows, None)] if among is None else among.groups(rows, self.bank.classes))
 
         def lane(numbers: Sequence[slice]) -> Accumulator:
@@ -113,7 +117,7 @@ class Expectation:
                 for piece in pieces:
                     index = group.rows[piece]
                     block, c2 = vectors[index], ctf2[index]
-                    poses = self._poses(block, c2, part, space, group, index, known, gain)
+                    poses = self._poses(block, c2, part, space, group, index)
                     weight = responsibilities(poses.score, self.temperature)
                     known.store(index, poses, weight)
                     if sums:
@@ -141,11 +145,9 @@ class Expectation:
         space: Workspace,
         group: Group,
         index: Tensor,
-        known: Assignment,
-        gain: Tensor | None,
     ) -> Poses:
         """The search of a block among the classes of its group."""
-        bonus = None if gain is None else self._bonus(block, known, index, gain)
+        bonus = None if self.leave is None else -self.leave.own(self._power(block), index)
         if group.classes is None:
             first = self._first(index)
             return search(block, c2, part, self.turns, space, best=self.best, bonus=bonus, first=first)
@@ -157,13 +159,10 @@ class Expectation:
         """(b,): the class at which a particle's search begins, so that equal scores favour no class."""
         return ((index + self.seed) * 2654435761 % 4294967296) % self.bank.classes
 
-    def _bonus(self, block: Tensor, known: Assignment, index: Tensor, gain: Tensor) -> Tensor:
+    def _power(self, block: Tensor) -> Tensor:
+        """(b, D): squared components."""
         real, imaginary = component_columns(self.frame.encoder.subspace.sizes)
-        own = (block[:, real] ** 2 + block[:, imaginary] ** 2) @ gain.T
-        share = torch.zeros_like(own).scatter_add_(
-            1, known.label[index], known.weight[index] * known.presence[index, None]
-        )
-        return -share * own
+        return block[:, real] ** 2 + block[:, imaginary] ** 2
 
 
 def accumulate(frame: Frame, classes: int, vectors: Tensor, ctf2: Tensor, known: Assignment, threads: int) -> Sums:

@@ -13,6 +13,7 @@ from beamside.classify.average import Averages, Sums, solve
 from beamside.classify.encode import BLOCK, Encoder, Particles, Spectra, build, masked_power, weighted_crops
 from beamside.classify.expectation import Assignment, Expectation, accumulate
 from beamside.classify.groups import Grouping
+from beamside.classify.leaveout import OfClasses
 from beamside.classify.mirror import folded, with_mirrors
 from beamside.classify.polar import Rings, bessel_table, largest_argument, shift_grid, transform_matrix
 from beamside.classify.population import Population
@@ -63,11 +64,16 @@ class Model:
     """Pseudo-sums of given class averages, kept beneath all others."""
     averages: Averages
 
-    def expectation(self, temperature: float, frame: Frame | None = None) -> Expectation:
-        """The E-step against the present averages."""
+    def expectation(
+        self, temperature: float, known: Assignment | None = None, frame: Frame | None = None
+    ) -> Expectation:
+        """The E-step against the present averages; particles that are in them as `known` says are taken out."""
         averages = with_mirrors(self.averages) if self.scene.mirror else self.averages
+        leave = None
+        if known is not None and averages.precision is not None:
+            leave = OfClasses(1.0 / averages.precision, known.label, known.weight * known.presence[:, None])
         return Expectation.of(
-            frame or self.frame, averages, temperature, CANDIDATES, self.scene.threads, self.scene.seed
+            frame or self.frame, averages, temperature, CANDIDATES, self.scene.threads, self.scene.seed, leave
         )
 
     def maximise(self, sums: Sums) -> None:
@@ -78,7 +84,7 @@ class Model:
 
     def full_pass(self, rows: Tensor, known: Assignment, temperature: float, among: Grouping | None = None) -> None:
         """One EM iteration over `rows`, whose sums replace all earlier ones."""
-        search = self.expectation(temperature)
+        search = self.expectation(temperature, known)
         sums = search.run(self.vectors, self.ctf2, rows, known, self.scene.threads, among=among)
         assert sums is not None
         known.presence[rows] = 1.0
@@ -86,7 +92,7 @@ class Model:
 
     def share_pass(self, rows: Tensor, known: Assignment, temperature: float, share: float) -> None:
         """One step of stepwise EM: `rows` are a random `share` of all particles, and their sums stand for all."""
-        sums = self.expectation(temperature).run(self.vectors, self.ctf2, rows, known, self.scene.threads)
+        sums = self.expectation(temperature, known).run(self.vectors, self.ctf2, rows, known, self.scene.threads)
         assert sums is not None
         keep, take = 1.0 - _STEP, _STEP / share
         known.presence *= keep
@@ -95,7 +101,7 @@ class Model:
 
     def partial_pass(self, rows: Tensor, known: Assignment, others: Sums, among: Grouping | None = None) -> None:
         """One EM iteration over new particles, on top of the sums of the `others`."""
-        sums = self.expectation(1.0).run(self.vectors, self.ctf2, rows, known, self.scene.threads, among=among)
+        sums = self.expectation(1.0, known).run(self.vectors, self.ctf2, rows, known, self.scene.threads, among=among)
         assert sums is not None
         known.presence[rows] = 1.0
         self.maximise((folded(sums) if self.scene.mirror else sums).mixed(others, 1.0, 1.0))

@@ -159,6 +159,15 @@ class Slices:
         minus = found[:, n:, :rings] + found[:, :n, rings:]
         return torch.cat([plus.flatten(0, 1), minus.flatten(0, 1)])[half.place]
 
+    def variance(self, harmonics: Tensor) -> Tensor:
+        """(P, R) independent variances of the harmonics -> (M, R): of a real component of a slice, mean over views."""
+        parts = (harmonics[: self.split], harmonics[self.split :])
+        share = torch.tensor([float(len(t)) for t in self.turns]) / len(self)
+        even, odd = (_spread_variance(half, part, share) for half, part in zip(self.halves, parts, strict=True))
+        found = torch.empty(len(even) + len(odd), harmonics.shape[1])
+        found[0::2], found[1::2] = even, odd
+        return found
+
     def power(self, weight: Tensor) -> Tensor:
         """(P, R): diagonal of the normal matrix for weights (V, R) on all orders of a ring."""
         sums, at = [], 0
@@ -167,6 +176,20 @@ class Slices:
             sums.append(torch.einsum("jmi,jmk,jr->mikr", waves, waves, weight[at : at + len(turn)]))
             at += len(turn)
         return torch.cat([_squared(half, torch.stack(sums)) for half in self.halves])
+
+
+def _spread_variance(half: _Half, variance: Tensor, share: Tensor) -> Tensor:
+    """(P, R) of one parity -> (M, R); share (T,): of the views on each ring of latitude.
+
+    Over the azimuths of a ring cos^2 and sin^2 have the mean 1/2 and their product none.
+    """
+    n = half.at.shape[1]
+    squares = half.table.view(len(half.table), len(share), -1, 2 * n) ** 2
+    whole = torch.einsum("mtin,t->min", squares[..., :n] + squares[..., n:], share)
+    whole[1:] *= 0.5
+    padded = torch.cat([variance, torch.zeros(1, variance.shape[1])])
+    found = torch.einsum("min,mnr->ir", whole, padded[half.at] + padded[half.other])
+    return 0.5 * (found[: len(found) // 2] + found[len(found) // 2 :])
 
 
 def _squared(half: _Half, sums: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from beamside.classify.atlas import Atlas
 from beamside.classify.average import Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import null_scores
+from beamside.classify.leaveout import Traces
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Band, Stage
@@ -37,6 +38,7 @@ STRANGE = 1.5
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
 
 _ARRAYS = ("rows", "training", "encoded_px", "held", "sureness")
+_VOLUME = ("harmonics", "variance", "prior", "ring_weight")
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
 
 
@@ -47,6 +49,7 @@ class Survey:
         self.scene, self.population = scene, population
         self.atlas: Atlas | None = None
         self.sightings = Assignment.empty(0, atlases.CANDIDATES)
+        self.traces = Traces.empty(0)
         self.rows = torch.zeros(0, dtype=torch.int64)
         self.training, self.encoded_px = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2)
         self.volume: Volume | None = None
@@ -79,8 +82,9 @@ class Survey:
             self.atlas.adopt(before)
 
     def _build(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor) -> None:
+        self.traces = self.traces.extended(len(self.population))
         self.atlas = atlases.enter(
-            self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px
+            self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px, self.traces
         )
         self.atlas.model.encode(self.population, self.rows)
         self.gains = []
@@ -206,11 +210,12 @@ class Survey:
         """Arrays and plain values that `restore` needs."""
         arrays = {f"survey.known.{n}": getattr(self.sightings, n) for n in _KNOWN}
         arrays |= {f"survey.{n}": getattr(self, n) for n in _ARRAYS}
+        arrays |= {"survey.traces.toward": self.traces.toward, "survey.traces.share": self.traces.share}
         values: dict[str, Any] = {"survey.note": self.note, "survey.gains": self.gains, "survey.null": list(self.null)}
         present = None if self.atlas is None else self.atlas.volume
         for name, volume in (("survey.volume", self.volume), ("survey.present", present)):
             if volume is not None:
-                arrays |= {f"{name}.{n}": getattr(volume, n) for n in ("harmonics", "prior", "ring_weight")}
+                arrays |= {f"{name}.{n}": getattr(volume, n) for n in _VOLUME}
                 values[f"{name}.split"] = volume.split
         if self.cells is not None:
             arrays["survey.cells"] = torch.as_tensor(self.cells)
@@ -233,6 +238,7 @@ class Survey:
         self.sightings = Assignment(*(arrays[f"survey.known.{n}"] for n in _KNOWN))
         for name in _ARRAYS:
             setattr(self, name, arrays[f"survey.{name}"])
+        self.traces = Traces(arrays["survey.traces.toward"], arrays["survey.traces.share"])
         self.null = tuple(values["survey.null"])
         self.note, self.volume = values["survey.note"], _volume_from("survey.volume", arrays, values)
         if "survey.cells" in arrays:
@@ -270,5 +276,5 @@ def _nearest_shift(model: Model, known: Assignment, rows: Tensor, alpha: Tensor)
 def _volume_from(name: str, arrays: dict[str, Tensor], values: Mapping[str, Any]) -> Volume | None:
     if f"{name}.split" not in values:
         return None
-    harmonics, prior, ring_weight = (arrays[f"{name}.{n}"] for n in ("harmonics", "prior", "ring_weight"))
-    return Volume(harmonics, prior, ring_weight, values[f"{name}.split"])
+    fields = {n: arrays[f"{name}.{n}"] for n in _VOLUME}
+    return Volume(**fields, split=values[f"{name}.split"])

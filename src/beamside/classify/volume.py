@@ -19,11 +19,12 @@ _PRIOR_FACTOR = 2.0
 class Volume:
     """A density as whitened spherical harmonics on rings.
 
-    harmonics: (P, R) float32, even degrees first, `split` of them; prior: (R,) their power; ring_weight: (R,) the
-    weights that whiten them (`Encoder.ring_weight`).
+    harmonics: (P, R) float32, even degrees first, `split` of them; variance: (P, R) their posterior variance, diagonal;
+    prior: (R,) their power; ring_weight: (R,) the weights that whiten them (`Encoder.ring_weight`).
     """
 
     harmonics: Tensor
+    variance: Tensor
     prior: Tensor
     ring_weight: Tensor
     split: int
@@ -72,21 +73,22 @@ def solve(
         new = (residual * z).sum(0)
         direction, old = z + new / old.clamp(min=1e-20) * direction, new
     power = ((harmonics**2 + inverse) * allowed).sum(0) / allowed.sum(0)
-    return Volume(harmonics, _PRIOR_FACTOR * power.clamp(min=1e-8), ring_weight, slices.split)
+    return Volume(harmonics, inverse, _PRIOR_FACTOR * power.clamp(min=1e-8), ring_weight, slices.split)
 
 
 def carried(volume: Volume, slices: Slices, ring_weight: Tensor) -> Volume:
     """A volume in the coordinates of other slices, with their ring weights; what they do not hold is dropped."""
     rings = min(len(ring_weight), len(volume.ring_weight))
     scale = torch.sqrt(ring_weight[:rings] / volume.ring_weight[:rings])
-    harmonics = torch.zeros(len(slices.degrees), len(ring_weight))
-    split = slices.split
-    for old, new in (
-        (volume.harmonics[: volume.split], harmonics[:split]),
-        (volume.harmonics[volume.split :], harmonics[split:]),
-    ):
-        count = min(len(old), len(new))
-        new[:count, :rings] = old[:count, :rings] * scale
+    found = []
+    for values, factor in ((volume.harmonics, scale), (volume.variance, scale**2)):
+        there = torch.zeros(len(slices.degrees), len(ring_weight))
+        split = slices.split
+        halves = ((values[: volume.split], there[:split]), (values[volume.split :], there[split:]))
+        for old, new in halves:
+            count = min(len(old), len(new))
+            new[:count, :rings] = old[:count, :rings] * factor
+        found.append(there)
     prior = torch.full((len(ring_weight),), float((volume.prior[:rings] * scale**2)[-2:].mean()))
     prior[:rings] = volume.prior[:rings] * scale**2
-    return Volume(harmonics, prior, ring_weight, split)
+    return Volume(found[0], found[1], prior, ring_weight, slices.split)
