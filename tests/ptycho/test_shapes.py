@@ -64,7 +64,7 @@ def test_frames_of_odd_size_are_as_good_as_even_ones(size: int) -> None:
 
 
 def test_a_detector_that_is_not_square_is_cropped_or_filled_up() -> None:
-    """32 rows of 48: by itself the square of 32 px is used; with a crop of 48 all that was measured, the rest masked."""
+    """32 rows of 48: by itself the square of 32 px is used; with a crop of 48 all of it, and the rest is masked."""
     made = truth(48, 150, 3.0)
     stored = centred(made.counts)[:, 8:40]
     assert DetectorGeometry((32, 48)).frame_px == 32
