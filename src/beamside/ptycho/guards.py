@@ -55,7 +55,7 @@ def _refocused(engine: Ptychography) -> Finding | None:
     if engine.iteration or engine.opening.pending or found is None or not found.moved_m:
         return None
     return REFOCUSED.finding(
-        f"the start probe fits better {found.moved_m * 1e3:+.3f} mm along the beam (misfit {found.misfit:.0f} a frame, "
+        f"the start probe fits better {found.moved_m * 1e3:+.3g} mm along the beam (misfit {found.misfit:.0f} a frame, "
         f"{found.given_misfit:.0f} as given); the run began from there.",
         moved_m=found.moved_m,
         misfit=found.misfit,
@@ -69,7 +69,7 @@ def _poor_start(engine: Ptychography) -> Finding | None:
         return None
     return POOR_START.finding(
         f"the start probe fits worse (misfit {given.misfit:.0f} a frame) than a start from the frames alone, with a "
-        f"defocus of about {found.defocus_m * 1e3:+.2f} mm ({found.misfit:.0f}).",
+        f"defocus of about {found.defocus_m * 1e3:+.2g} mm ({found.misfit:.0f}).",
         defocus_m=found.defocus_m,
         misfit=found.misfit,
         given=given.misfit,
@@ -149,8 +149,8 @@ REFOCUSED = Guard(
 )  # fmt: skip
 POOR_START = Guard(
     "warmstart.better", "step", "misfit of a short run from the start probe and from none", f"under {BEATEN:g} of it",
-    "right probes are never beaten; those of another instrument have 5 to 500 times the misfit", Severity.SUSPECT,
-    "A wrong start probe costs more iterations than it saves, and may hold the reconstruction in a wrong place.",
+    "right probes are never beaten on simulated scans; those of another instrument have 5 to 500 times the misfit",
+    Severity.NOTE, "A wrong start probe costs more iterations than it saves. The run goes on from it all the same.",
     "Leave --probe out, or give the probe of this instrument.", _poor_start,
 )  # fmt: skip
 FINITE = Guard(

@@ -73,7 +73,7 @@ def twin(engine: Ptychography) -> str:
         return ""
     return (
         "The sign of the phase rests on the detector's orientation: turned by 180 degrees, the frames fit as well, "
-        f"with the complex conjugate of this object and a defocus of {-z * 1e3:+.2f} mm instead of {z * 1e3:+.2f} mm. "
+        f"with the complex conjugate of this object and a defocus of {-z * 1e3:+.3g} mm instead of {z * 1e3:+.3g} mm. "
         "A start probe, or a --defocus of known sign, tells the two apart."
     )
 
