@@ -104,7 +104,10 @@ def test_check_geometry_says_whether_the_geometry_fits(folder: Path, capsys: pyt
     assert lines[0].endswith("as given") and float(lines[0].split()[1]) == 1.0
     assert here(*check, "--orientation", 5) == 1
     wrong = capsys.readouterr().out
-    assert "fit clearly better" in wrong and "--orientation" in wrong
+    assert "fit clearly better" in wrong and "--orientation 0" in wrong and "conjugate twin" in wrong
+    assert here(*check, "--defocus", "-1e-3") == 1, "a known sign tells the twins apart"
+    signed = capsys.readouterr().out
+    assert "give --orientation 3" in signed and "opposite defocus" in signed
 
 
 def test_a_scan_that_lost_frames_still_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,8 @@ SLOW = ("cold, the other side of the focus", "RAAR", "positions off")
 def test_a_healthy_scan_trips_nothing(name: str, tmp_path: Path) -> None:
     recipe, how, warm, more = HEALTHY[name]
     made: Scan = scene.scan(160, **recipe)
-    chosen = scene.options(made if warm else None, check_geometry=True, first_frames=40, **more)
+    probe = scene.start_probe(made, off=1.0) if warm else None
+    chosen = scene.options(check_geometry=True, first_frames=40, probe=probe, **more)
     outcome, found = run_pieces(tmp_path / "run", Pieces(made, pieces(160, how)), chosen)
     assert outcome.exit_code == 0 and found == []
     assert outcome.verdict == "trusted"

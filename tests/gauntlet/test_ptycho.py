@@ -17,7 +17,6 @@ from beamside.cli.main import main
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.frames import FrameStore
-from beamside.ptycho.orientation import oriented
 from beamside.ptycho.probe import centre_offset_px
 from beamside.ptycho.safety import Safety
 from beamside.ptycho.solvers.accelerated import Accelerated
@@ -40,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = scene.scan(FRAMES)
     out = tmp_path_factory.mktemp("ptycho")
     write_scan(out / "scan.cxi", made)
-    np.save(out / "probe.npy", scene.start_probe(made).modes)
+    np.save(out / "probe.npy", scene.start_probe(made, off=1.0).modes)
     return out
 
 
@@ -262,29 +261,19 @@ def test_row_26_a_wrong_scan_axis_is_suspect_and_named(
     command = ["ptycho", "check-geometry", str(folder / "scan.cxi"), *flags, *map(str, warm), "--threads", "1"]
     assert main(command) == 1
     assert f"fit clearly better with {WRONG[flags]}" in capsys.readouterr().out
-    options = re.search(r"as given\): (--[^.]*)\.", sentence)
-    assert options is not None
-    named = set(options[1].split())
-    if "--swap-axes" in flags:
-        assert "--swap-axes" in named, "exchanging them again is the cure"
-        cure = axes(set(flags), named)
-    else:
-        cure = [*flags, *options[1].split()]
-    cured = run(capsys, folder / "scan.cxi", tmp_path / "cured", *warm, *cure)
+    cured = run(capsys, folder / "scan.cxi", tmp_path / "cured", *warm, *cure(flags, sentence))
     assert (cured.status, cured.findings) == (0, []), "what it names is the cure"
 
 
-def axes(given: set[str], further: set[str]) -> list[str]:
-    """Two sets of axis options one after the other, as one."""
-    matrix = np.eye(2, dtype=int)
-    for step in (given, further):
-        turn = np.eye(2, dtype=int)[::-1] if "--swap-axes" in step else np.eye(2, dtype=int)
-        signs = np.diag([-1 if "--reverse-y" in step else 1, -1 if "--reverse-x" in step else 1])
-        matrix = signs @ turn @ matrix
-    swapped = matrix[0, 0] == 0
-    y, x = (matrix[0, 1], matrix[1, 0]) if swapped else (matrix[0, 0], matrix[1, 1])
-    wanted = {"--swap-axes": swapped, "--reverse-y": y < 0, "--reverse-x": x < 0}
-    return [flag for flag, needed in wanted.items() if needed]
+def cure(given: tuple[str, ...], sentence: str) -> list[str]:
+    """The options of the next run, as a person would read them out of the sentence."""
+    said = re.search(r"as given\): give ([^.(;]*)", sentence)
+    assert said is not None, sentence
+    if "none of" in said[1]:
+        return []
+    named = re.findall(r"--orientation \d|--[a-z-]+", said[1].split(" or, ")[0])
+    kept = [] if "axes" in said[1] else list(given)
+    return kept + " ".join(named).split()
 
 
 @pytest.mark.slow
@@ -294,19 +283,22 @@ def axes(given: set[str], further: set[str]) -> list[str]:
 def test_rows_26_27_check_geometry_finds_all_cases(
     folder: Path, warm: Any, capsys: Capture, wrong: int, dc: str, reverse: bool
 ) -> None:
-    """Eight orientations, two places of DC, two directions of a scan axis: the best of the table is the cure."""
-    image = np.random.default_rng(0).integers(0, 99, (1, 8, 8)).astype(np.uint16)
-    wanted = oriented(image, 2 if reverse else 0)
-    turned = oriented(image, wrong)
-    cure = next(k for k in range(8) if np.array_equal(oriented(turned, k), wanted))
+    """Eight orientations, two places of DC, two directions of a scan axis: the best of the table is the cure.
+
+    Whatever was given, the frames need no turn, or the one that a reversed axis asks for.
+    """
+    right = 2 if reverse else 0
     flags = ["--orientation", str(wrong), "--dc", dc, *(["--reverse-x"] if reverse else [])]
     command = ["ptycho", "check-geometry", str(folder / "scan.cxi"), *flags, *map(str, warm), "--threads", "1"]
     status = main(command)
     said = capsys.readouterr().out
-    best = re.search(r"\n +\S+ +1\.00 +(\d) +(as is|moved) ", said)
-    assert best is not None and (int(best[1]), best[2] == "moved") == (cure, dc == "corner"), said
-    assert status == (0 if cure == 0 and dc == "centre" else 1)
+    best = re.search(r"\n +\S+ +1\.00 +(as is|moved) +given +--orientation (\d) ", said)
+    assert best is not None and (int(best[2]), best[1] == "moved") == (right, dc == "corner"), said
+    assert status == (0 if wrong == right and dc == "centre" else 1)
     assert ("fit clearly better with" in said) == bool(status)
+    assert (f"give --orientation {right}" in said) == (wrong != right) and ("give --dc centre" in said) == (
+        dc != "centre"
+    )
 
 
 @pytest.mark.parametrize("wrong", [1, 5])
@@ -317,6 +309,29 @@ def test_row_27_an_orientation_that_is_applied_twice(
     ran = run(capsys, folder / "scan.cxi", tmp_path / "run", *warm, "--orientation", wrong)
     (sentence,) = ran.named("geometry.parity")
     assert ran.status == 0 and verdict(ran.folder) == "suspect" and "the frames fit better with" in sentence
+    assert "give --orientation 0" in sentence, "what is named does not depend on what was given"
+
+
+def test_a_defocused_start_probe_is_moved_and_named(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A note, and no more than that: the run begins from the better place and is as good as any."""
+    np.save(tmp_path / "probe.npy", scene.start_probe(scene.scan(FRAMES), off=1.3).modes)
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", "--probe", tmp_path / "probe.npy")
+    (sentence,) = ran.named("warmstart.defocus")
+    moved = re.search(r"better ([-+]\S+) mm along the beam", sentence)
+    assert moved is not None and float(moved[1]) == pytest.approx(-0.3, abs=0.1)
+    assert ran.status == 0 and len(ran.findings) == 1 and verdict(ran.folder) == "trusted"
+    kept = run(capsys, folder / "scan.cxi", tmp_path / "kept", "--probe", tmp_path / "probe.npy", "--no-geometry-check")
+    assert kept.findings == [] and result(kept.folder) != result(ran.folder)
+
+
+def test_a_probe_of_another_instrument_is_named(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    small = np.zeros((1, 64, 64), np.complex64)
+    small[:, 28:36, 28:36] = 1
+    np.save(tmp_path / "probe.npy", small)
+    ran = run(capsys, folder / "scan.cxi", tmp_path / "run", "--probe", tmp_path / "probe.npy")
+    (sentence,) = ran.named("warmstart.better")
+    assert "defocus of about +" in sentence and "Leave --probe out" in sentence
+    assert ran.status == 0 and [severity for _, severity, _ in ran.findings if severity != "note"] == []
 
 
 def slowly(monkeypatch: Patch, apart: int) -> Any:

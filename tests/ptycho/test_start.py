@@ -8,7 +8,17 @@ import pytest
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.optics import optics_of
 from beamside.ptycho.probe import centre_offset_px
-from beamside.ptycho.start import flat_probe, largest_defocus_m, pupil_probe, short_run, sweep, trial_frames
+from beamside.ptycho.start import (
+    cold_trial,
+    defocused,
+    flat_probe,
+    largest_defocus_m,
+    pupil_probe,
+    refocus,
+    short_run,
+    sweep,
+    trial_frames,
+)
 from tests.ptycho import scene
 
 
@@ -98,3 +108,58 @@ def test_a_short_run_from_nonsense_ends_worse_than_one_from_the_truth() -> None:
 
     noise = np.random.default_rng(0).standard_normal((1, 64, 64)).astype(np.complex64)
     assert misfit(made.probe) < 0.7 * misfit(noise)
+
+
+# ---- a probe that was given
+
+
+def test_moving_along_the_beam_is_the_scan_simulators_defocus() -> None:
+    """The simulator makes the lens anew for each defocus; moving its probe must give the same wave."""
+    made, far = scene.scan(), scene.scan(defocus_m=1.6e-3)
+    moved = defocused(made.probe, optics_of(scene.header(made).fields), 0.6e-3)
+    assert np.abs(moved - far.probe).max() < 1e-3 * np.abs(far.probe).max()
+
+
+@pytest.mark.parametrize(
+    ("changed", "off"),
+    [({}, 1.3), ({"seed": 13, "defocus_m": -1.5e-3}, 0.5), ({"seed": 14, "pattern": "raster"}, 1.6), ({}, 1.0),
+     ({"seed": 16, "photons": 2e3, "step_px": 2.0}, 1.3)],
+    ids=["30 % off", "half", "raster, 60 % off", "right", "too few counts"],
+)  # fmt: skip
+def test_a_start_probe_is_moved_along_the_beam_to_where_it_fits(changed: dict[str, float], off: float) -> None:
+    """To within 11 % of the true defocus; a right one stays, and so does one of which the counts say nothing."""
+    made = scene.scan(**changed)
+    engine = ready(made)
+    told = (engine.store, engine.positions_px, engine.optics, engine.likelihood)
+    found = refocus(*told, scene.start_probe(made, off=off).modes, seed=0, lanes=1)
+    if off == 1.0 or "photons" in changed:
+        assert found.moved_m == 0 and found.misfit == found.given_misfit
+    else:
+        truth = made.recipe.defocus_m or 0.0
+        assert off * truth + found.moved_m == pytest.approx(truth, rel=0.11)
+        assert found.misfit < found.given_misfit
+
+
+def test_a_defocused_start_no_longer_ends_worse_than_none() -> None:
+    """Taken as it is, a probe 30 % off costs half as much again in error; looked at, nothing."""
+    made = scene.scan(seed=2)
+    asked = {"iterations_after_close": 30, "check_geometry": True}
+    cold = scene.run_error(made, scene.run(made, scene.options(**asked)))
+    kept = scene.run_error(made, scene.run(made, scene.options(made, iterations_after_close=30)))
+    moved = scene.run(made, scene.options(made, **asked))
+    assert kept > 1.2 * cold and scene.run_error(made, moved) < 1.05 * cold
+    assert moved.opening.refocus is not None
+    assert moved.opening.refocus.moved_m == pytest.approx(-0.3e-3, rel=0.2)
+    assert moved.snapshot().notes["start_moved_m"] == moved.opening.refocus.moved_m
+
+
+def test_a_probe_of_another_instrument_is_worse_than_none() -> None:
+    made = scene.scan()
+    engine = ready(made)
+    told = (engine.store, engine.positions_px, engine.optics, engine.likelihood)
+    small = np.zeros((1, 64, 64), np.complex64)
+    small[:, 28:36, 28:36] = 1
+    found, cold = refocus(*told, small, seed=0, lanes=1), cold_trial(*told, seed=0, lanes=1)
+    right = refocus(*told, scene.start_probe(made, off=1.0).modes, seed=0, lanes=1)
+    assert cold.misfit < 0.1 * found.misfit and right.misfit < cold.misfit < 1.2 * right.misfit
+    assert cold.defocus_m == pytest.approx(1e-3, rel=0.2)

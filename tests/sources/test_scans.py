@@ -114,6 +114,28 @@ def test_options_override_what_the_file_says(tmp_path: Path, opened: Any) -> Non
     assert np.array_equal(counts, made.frames()[:, rows, columns] * valid)
 
 
+def test_what_a_crop_leaves_out_is_said(tmp_path: Path, opened: Any) -> None:
+    """Frames that are not square: the largest square around DC is used, with a note; not when a crop was asked for."""
+    oblong = {"entry_1/data_1/data": made.frames()[:, :6]}
+    source = opened(made.write_cxi(tmp_path / "a.cxi", **oblong))
+    _, counts = all_of(source)
+    (found,) = source.findings()
+    assert (found.guard, str(found.severity), counts.shape[1:]) == ("frames.cropped", "note", (6, 6))
+    assert "6 x 8 px the square of 6 px" in found.saw and "--crop 8 uses all" in found.saw
+    whole = opened(made.write_cxi(tmp_path / "b.cxi", **oblong), ScanOptions(crop_px=8))
+    _, counts = all_of(whole)
+    assert whole.findings() == [] and counts.shape[1:] == (8, 8)
+    valid = unpack_mask(whole.header().fields["detector_mask"], 8)
+    assert valid.sum() == 48 and not counts[:, ~valid].any()
+    assert counts.sum() == made.frames()[:, :6].sum()
+
+
+def test_the_header_says_how_the_scan_was_turned(tmp_path: Path, opened: Any) -> None:
+    options = ScanOptions(orientation=5, dc=(3, 4), swap_axes=True, x_sign=-1, crop_px=4)
+    fields = opened(made.write_cxi(tmp_path / "a.cxi"), options).header().fields
+    assert (fields["orientation"], fields["axes"], fields["dc"]) == (5, 6, [3, 4])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

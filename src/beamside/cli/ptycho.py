@@ -123,7 +123,15 @@ def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, ru
     print(outcome.sentence)
     if outcome.exit_code == 0:
         print(f"Object and probe: {run_dir / 'result' / 'ptycho.png'}")
+        if twin := _notes(outcome.snapshot).get("twin"):
+            print(twin)
     return outcome.exit_code
+
+
+def _notes(snapshot: Path | None) -> dict[str, Any]:
+    import json
+
+    return {} if snapshot is None else dict(json.loads((snapshot / "snapshot.json").read_bytes())["notes"])
 
 
 def source_of(values: Mapping[str, Any], header: Header | None) -> Source:

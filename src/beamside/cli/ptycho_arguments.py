@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from beamside.cli.durations import duration_s
+from beamside.cli.numbers import accept_exponents
 
 Dc = str | tuple[int, int]
 
@@ -47,6 +48,7 @@ def _mapping(text: str) -> tuple[str, str]:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do."""
+    accept_exponents(parser)
     add = parser.add_argument
     add(
         "scan",

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 from beamside.errors import InputError
 
 if TYPE_CHECKING:
+    from beamside.ptycho.advice import Given
     from beamside.ptycho.options import PtychoOptions
     from beamside.ptycho.orientation import Candidate
     from beamside.sources.scan_options import ScanOptions
 
 _FRAMES = 300
-_CLEARLY = 0.8
 
 
 def check(path: Path, scan_options: ScanOptions, options: PtychoOptions) -> int:
     """Print the table; 0 when the geometry as given is the best or its equal, else 1."""
     from beamside.compute.lanes import available_threads
+    from beamside.ptycho.advice import Given
     from beamside.ptycho.frames import FrameStore
     from beamside.ptycho.noise import choose_likelihood
     from beamside.ptycho.optics import optics_of
     from beamside.ptycho.orientation import compare, dc_offset_px
-    from beamside.ptycho.start import sweep
+    from beamside.ptycho.start import flat_probe, sweep
     from beamside.sources.scans import ScanFile
 
     source = ScanFile(path, scan_options)
@@ -50,17 +51,19 @@ def check(path: Path, scan_options: ScanOptions, options: PtychoOptions) -> int:
     )
     print(f"The pattern's weight lies {offset[0]:+.1f} rows and {offset[1]:+.1f} columns from where DC is taken to be.")
     probe = None if options.probe is None else options.probe.modes
-    defoci: tuple[float, ...] = ()
-    if probe is None:
-        trials = sweep(store, positions, optics, noise, seed=options.seed, lanes=lanes)
-        z = trials[0].defocus_m
-        defoci = (z, -z)
-        print(f"Defocus of the best start without a probe: {z * 1e3:+.3f} mm, either sign is tried below.")
+    z, signed = options.defocus_m, options.probe is not None or options.defocus_m is not None
+    if optics.near and probe is None:
+        probe, signed = flat_probe(store.mean_pattern), True
+    if not signed:
+        z = sweep(store, positions, optics, noise, seed=options.seed, lanes=lanes)[0].defocus_m
+        print(f"Defocus of the best start without a probe in the geometry as given: {z * 1e3:+.3f} mm.")
     table = compare(
-        store, positions, optics, noise, probe, defocus_m=defoci, with_dc=True, seed=options.seed, lanes=lanes
-    )
-    _print(table)
-    return _verdict(table)
+        store, positions, optics, noise, probe, defocus_m=z, signed=signed, with_dc=not optics.near,
+        seed=options.seed, lanes=lanes,
+    )  # fmt: skip
+    given = Given.of(header.fields)
+    _print(table, given)
+    return _verdict(table, given, signed=signed)
 
 
 def _nearest(positions: object) -> list[int]:
@@ -71,26 +74,32 @@ def _nearest(positions: object) -> list[int]:
     return [int(i) for i in np.sort(np.argsort(distance, kind="stable")[:_FRAMES])]
 
 
-def _print(table: list[Candidate]) -> None:
+def _print(table: list[Candidate], given: Given) -> None:
+    from beamside.ptycho import advice
+
     best = table[0].misfit
     print(
-        f"{'misfit':>10} {'of best':>8}  {'--orientation':>13}  {'DC':>6}  {'defocus, mm':>11}  "
-        "frames relative to the scan"
+        f"{'misfit':>10} {'of best':>8}  {'DC':>6}  {'defocus, mm':>11}  {'to be given':42}  frames relative to these"
     )
     for c in table:
         z = "given" if c.defocus_m is None else f"{c.defocus_m * 1e3:+.3f}"
         place = "moved" if c.dc_moved else "as is"
-        print(f"{c.misfit:10.1f} {c.misfit / best:8.2f}  {c.orientation:13d}  {place:>6}  {z:>11}  {c.name}")
+        say = advice.axes_option(c, given) if c.with_probe else f"--orientation {advice.orientation_option(c, given)}"
+        print(f"{c.misfit:10.1f} {c.misfit / best:8.2f}  {place:>6}  {z:>11}  {say:42}  {c.name}")
 
 
-def _verdict(table: list[Candidate]) -> int:
+def _verdict(table: list[Candidate], given: Given, *, signed: bool) -> int:
+    from beamside.ptycho import advice
+
     best = table[0]
-    given = min((c for c in table if c.orientation == 0 and not c.dc_moved), key=lambda c: c.misfit)
-    if given.misfit * _CLEARLY <= best.misfit:
-        print("The geometry as given fits as well as any. (Turning by 180 degrees gives the conjugate twin: a start")
-        print("probe of known sign tells the two apart, the data alone cannot.)")
+    now = min((c for c in table if c.orientation == 0 and not c.dc_moved), key=lambda c: c.misfit)
+    if not best.clearly_beats(now):
+        print("The geometry as given fits as well as any.")
+        if not signed:
+            print(
+                "Frames turned by 180 degrees fit as well, with the conjugate object and the opposite defocus: the "
+                "data alone do not tell these twins apart; a start probe or a --defocus of known sign does."
+            )
         return 0
-    print(f"The frames fit clearly better with {best.name}: give {best.cure}.")
-    if best.dc_moved:
-        print("The zero frequency is elsewhere: give --dc corner or --dc centre, whichever is not in use.")
+    print(f"The frames fit clearly better with {best.name}: {advice.sentence(best, given, signed=signed)}.")
     return 1

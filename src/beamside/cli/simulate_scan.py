@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from beamside.cli.numbers import accept_exponents
+
 
 def configure(instruments: Any) -> None:
     """Add the instrument to the subparsers of `simulate`."""
@@ -14,6 +16,7 @@ def configure(instruments: Any) -> None:
         help="a ptychographic scan as a CXI file",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    accept_exponents(scan)
     add = scan.add_argument
     add("out", type=Path, metavar="OUT.cxi", help="file to write; the truth is OUT_truth.npz beside it")
     add("--n", type=int, default=1000, help="how many frames")

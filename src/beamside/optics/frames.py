@@ -30,6 +30,24 @@ ORIENTATIONS: tuple[tuple[bool, bool, bool], ...] = (
 )
 """Number -> (transpose, then flip rows, then flip columns): the eight ways a detector can be mounted (D4)."""
 
+
+def composed(first: int, then: int) -> int:
+    """The number in `ORIENTATIONS` that does what `first` and then `then` do.
+
+    A transposition that comes after flips of rows and columns exchanges them: T F(r, c) = F(c, r) T.
+    """
+    transpose, rows, columns = ORIENTATIONS[first]
+    again, more_rows, more_columns = ORIENTATIONS[then]
+    if again:
+        rows, columns = columns, rows
+    return ORIENTATIONS.index((transpose != again, rows != more_rows, columns != more_columns))
+
+
+def inverse(number: int) -> int:
+    """The number in `ORIENTATIONS` that undoes `number`."""
+    return next(k for k in range(len(ORIENTATIONS)) if composed(number, k) == 0)
+
+
 DcPlace = str | tuple[int, int]
 """Where the zero frequency lies in a stored frame: "corner", "centre" (n//2 on both axes), or (row, column)."""
 _LARGEST_UINT16 = 65535

@@ -20,6 +20,8 @@ _FAST: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy"
 _ONE = np.float32(1)
 _HALF = np.float32(0.5)
 _TINY = np.float32(1e-9)
+_U, _TWO, _LAST = np.uint64, np.uint64(2), np.uint64(1)
+"""Indices without a sign: no look whether one counts from the end, which costs rows of 128 pixels a fifth."""
 
 
 @njit(**_FAST)
@@ -67,18 +69,19 @@ def join(planes, out):
 @njit(**_FAST)
 def exit_waves(obj, bank, corners, bins, frames, out):
     """out = P O for each frame of the block; planes in, float32 waves out."""
-    modes, size = bank.shape[1], bank.shape[3]
+    modes, n, width = bank.shape[1], _U(bank.shape[3]), _U(obj.shape[2])
+    o0, o1 = obj[0].ravel(), obj[1].ravel()
     for b in range(len(frames)):
         j = frames[b]
-        row, col = corners[j, 0], corners[j, 1]
+        first = _U(corners[j, 0]) * width + _U(corners[j, 1])
         for m in range(modes):
-            for y in range(size):
-                o, i = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
-                p, q = bank[bins[j], m, 0, y], bank[bins[j], m, 1, y]
-                t = out[b, m, y]
-                for x in range(size):
-                    t[2 * x] = p[x] * o[x] - q[x] * i[x]
-                    t[2 * x + 1] = q[x] * o[x] + p[x] * i[x]
+            p0, p1, t = bank[bins[j], m, 0].ravel(), bank[bins[j], m, 1].ravel(), out[b, m].ravel()
+            for y in range(n):
+                at, own = first + y * width, y * n
+                for x in range(n):
+                    re, im = o0[at + x], o1[at + x]
+                    t[_TWO * (own + x)] = p0[own + x] * re - p1[own + x] * im
+                    t[_TWO * (own + x) + _LAST] = p1[own + x] * re + p0[own + x] * im
 
 
 @njit(**_FAST)
@@ -133,40 +136,40 @@ def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pde
     |P|^2 over the modes. pden only scales the probe's steps, and is much the same from frame to frame: every fourth
     frame stands for four.
     """
-    modes, size = bank.shape[1], bank.shape[3]
+    modes, n, width = bank.shape[1], _U(bank.shape[3]), _U(obj.shape[2])
+    o0, o1 = obj[0].ravel(), obj[1].ravel()
+    s0, s1, d, e = num[0].ravel(), num[1].ravel(), den.ravel(), pden.ravel()
     for b in range(len(frames)):
         j = frames[b]
-        row, col, k = corners[j, 0], corners[j, 1], bins[j]
-        for y in range(size):
-            s0, s1 = num[0, row + y, col : col + size], num[1, row + y, col : col + size]
-            d = den[row + y, col : col + size]
-            w = light[k, y]
-            for x in range(size):
-                d[x] += w[x]
-            for m in range(modes):
-                p0, p1 = bank[k, m, 0, y], bank[k, m, 1, y]
-                t = chi[b, m, y]
+        first, k = _U(corners[j, 0]) * width + _U(corners[j, 1]), bins[j]
+        w = light[k].ravel()
+        for y in range(n):
+            at, own = first + y * width, y * n
+            for x in range(n):
+                d[at + x] += w[own + x]
+        for m in range(modes):
+            p0, p1, t = bank[k, m, 0].ravel(), bank[k, m, 1].ravel(), chi[b, m].ravel()
+            q0, q1 = pnum[k, m, 0].ravel(), pnum[k, m, 1].ravel()
+            for y in range(n):
+                at, own = first + y * width, y * n
                 if with_probe:
-                    o0, o1 = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
-                    q0, q1 = pnum[k, m, 0, y], pnum[k, m, 1, y]
-                    for x in range(size):
-                        re, im = t[2 * x], t[2 * x + 1]
-                        s0[x] += p0[x] * re + p1[x] * im
-                        s1[x] += p0[x] * im - p1[x] * re
-                        q0[x] += o0[x] * re + o1[x] * im
-                        q1[x] += o0[x] * im - o1[x] * re
+                    for x in range(n):
+                        re, im = t[_TWO * (own + x)], t[_TWO * (own + x) + _LAST]
+                        s0[at + x] += p0[own + x] * re + p1[own + x] * im
+                        s1[at + x] += p0[own + x] * im - p1[own + x] * re
+                        q0[own + x] += o0[at + x] * re + o1[at + x] * im
+                        q1[own + x] += o0[at + x] * im - o1[at + x] * re
                 else:
-                    for x in range(size):
-                        re, im = t[2 * x], t[2 * x + 1]
-                        s0[x] += p0[x] * re + p1[x] * im
-                        s1[x] += p0[x] * im - p1[x] * re
+                    for x in range(n):
+                        re, im = t[_TWO * (own + x)], t[_TWO * (own + x) + _LAST]
+                        s0[at + x] += p0[own + x] * re + p1[own + x] * im
+                        s1[at + x] += p0[own + x] * im - p1[own + x] * re
         if with_probe and b % 4 == 0:
             share = np.float32(min(4, len(frames) - b))
-            for y in range(size):
-                o0, o1 = obj[0, row + y, col : col + size], obj[1, row + y, col : col + size]
-                e = pden[y]
-                for x in range(size):
-                    e[x] += share * (o0[x] * o0[x] + o1[x] * o1[x])
+            for y in range(n):
+                at, own = first + y * width, y * n
+                for x in range(n):
+                    e[own + x] += share * (o0[at + x] * o0[at + x] + o1[at + x] * o1[at + x])
 
 
 @njit(**_FAST)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beamside.errors import InputError
+from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.options import PtychoOptions, StartProbe
 from beamside.ptycho.orientation import Candidate, compare
 from beamside.ptycho.probe import scaled_to, with_modes
-from beamside.ptycho.start import Trial, flat_probe, pupil_probe, sweep
+from beamside.ptycho.start import Refocus, Trial, cold_trial, defocused, flat_probe, pupil_probe, refocus, sweep
 
 if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
@@ -20,6 +21,11 @@ _TOLERANCE = 0.01
 """Relative difference of pixel sizes and wavelengths up to which a start probe fits."""
 _LEAST_FOR_GEOMETRY = 20
 """With fewer frames than this no misfit tells two geometries apart."""
+BEATEN = 0.8
+"""Misfit of a start without the given probe, relative to that with it, from which the probe does harm."""
+_POOR = 4.0
+"""Misfit of a given probe, relative to what counting noise explains, from which a start without it is tried: right ones
+have 1.4 to 1.9 after four iterations, probes of another instrument 5 (at low dose) to several hundred."""
 
 
 class Opening:
@@ -29,10 +35,28 @@ class Opening:
         self.options, self.optics = options, optics
         if options.probe is not None:
             require_fit(options.probe, optics)
-        self.pending = ["probe", "geometry"] if options.check_geometry else ["probe"]
+        self.pending = ["probe", *(["geometry", "start"] if options.check_geometry else [])]
         self.defocus_m = options.defocus_m
         self.trials: list[Trial] = []
         self.geometry: list[Candidate] = []
+        self.refocus: Refocus | None = None
+        """Of a given probe: where along the beam it fits best, from where the run then begins."""
+        self.cold: Trial | None = None
+        """Of a given probe that hardly fits: what a start without it reaches, where that is clearly better."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether the sign of the defocus was given, by a probe or a number, and did not come from the data."""
+        return self.options.probe is not None or self.options.defocus_m is not None
+
+    @property
+    def better(self) -> Candidate | None:
+        """A geometry that fits clearly better than the one as given."""
+        assumed = self.assumed
+        if not self.geometry or assumed is None:
+            return None
+        best = self.geometry[0]
+        return best if best is not assumed and best.clearly_beats(assumed) else None
 
     def advance(self, engine: Ptychography) -> str:
         """The next task; what it was, in words."""
@@ -40,8 +64,11 @@ class Opening:
         if task == "probe":
             self._make_probe(engine)
             return "finding a start probe"
-        self._look_at_geometry(engine)
-        return "comparing the geometry with its alternatives"
+        if task == "geometry":
+            self._look_at_geometry(engine)
+            return "comparing the geometry with its alternatives"
+        self._look_at_start(engine)
+        return "looking for a better defocus of the start probe"
 
     def _make_probe(self, engine: Ptychography) -> None:
         store, options = engine.store, self.options
@@ -63,12 +90,27 @@ class Opening:
     def _look_at_geometry(self, engine: Ptychography) -> None:
         if int(engine.store.usable.sum()) < _LEAST_FOR_GEOMETRY:
             return
-        z = () if self.defocus_m is None else (self.defocus_m, -self.defocus_m)
+        cold = self.options.probe is None and not self.optics.near
         self.geometry = compare(
-            engine.store, engine.positions_px, self.optics, engine.likelihood,
-            None if z else engine.shop.probe, defocus_m=z, with_dc=False,
-            seed=self.options.seed, lanes=engine.lanes, hurried=True,
+            engine.store, engine.positions_px, self.optics, engine.likelihood, None if cold else engine.shop.probe,
+            defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=self.options.seed, lanes=engine.lanes,
+            hurried=True,
         )  # fmt: skip
+
+    def _look_at_start(self, engine: Ptychography) -> None:
+        """A given probe, moved along the beam to where it fits best; nothing where the geometry itself is in doubt."""
+        few = int(engine.store.usable.sum()) < _LEAST_FOR_GEOMETRY
+        if self.options.probe is None or self.optics.near or self.better is not None or few:
+            return
+        store, seed, lanes = engine.store, self.options.seed, engine.lanes
+        told = (store, engine.positions_px, self.optics, engine.likelihood)
+        self.refocus = refocus(*told, engine.shop.probe, seed=seed, lanes=lanes)
+        if self.refocus.moved_m:
+            engine.shop.set_probe(defocused(engine.shop.probe, self.optics, self.refocus.moved_m))
+        noise = float((expected_misfit(store.mean_pattern) * self.optics.detector.valid).sum())
+        if self.refocus.misfit > _POOR * noise:
+            cold = cold_trial(*told, seed=seed, lanes=lanes)
+            self.cold = cold if cold.misfit < BEATEN * self.refocus.misfit else None
 
     @property
     def assumed(self) -> Candidate | None:

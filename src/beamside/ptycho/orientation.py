@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beamside.optics.frames import ORIENTATIONS
+from beamside.optics.frames import ORIENTATIONS, composed
 from beamside.ptycho.frames import FrameStore
+from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.probe import Modes, circular_centre_px
-from beamside.ptycho.start import pupil_probe, short_run, trial_frames
+from beamside.ptycho.start import defocus_ladder_m, pupil_probe, short_run, trial_frames
 from beamside.ptycho.workshop import Detector, Likelihood
 from beamside.run.engine import Array, Batch
 
 _FRAMES, _ITERATIONS = 120, 4
 _HURRIED_ITERATIONS, _OUT = 2, 1.25
 """In a hurry: how many iterations the first look takes, and from which misfit, relative to the best, one is out."""
+CLEARLY = 0.75
+"""Misfit beyond what counting noise explains, relative to that of the geometry as given, where another is better."""
+HALF_TURN = ORIENTATIONS.index((False, True, True))
 NAMES = (
     "as given",
     "y reversed",
@@ -32,6 +36,7 @@ NAMES = (
 """What each orientation of `ORIENTATIONS` does to the frames relative to the scan, in words."""
 
 
+_ONE_OF_TWINS = (0, 1, 4, 5)
 _ALIKE = 0.95
 """Overlap from which a probe and the turned one are the same start."""
 
@@ -40,7 +45,8 @@ _ALIKE = 0.95
 class Candidate:
     """One geometry: orientation (0 to 7), whether DC is moved by half a frame, and what a short run reached.
 
-    with_probe: the start probe had to be turned with the frames, so it is the scan's axes that are wrong.
+    with_probe: the start probe had to be turned with the frames, so it is the scan's axes that are wrong. What to say
+    for a candidate to be the geometry in use is in `advice`. explained: the part of the misfit that counting noise is.
     """
 
     orientation: int
@@ -48,19 +54,17 @@ class Candidate:
     defocus_m: float | None
     misfit: float
     with_probe: bool = False
+    explained: float = 0.0
+
+    def clearly_beats(self, other: Candidate) -> bool:
+        """By what noise does not explain, which is all that a geometry can be told by."""
+        return self.misfit - self.explained < CLEARLY * (other.misfit - other.explained)
 
     @property
-    def cure(self) -> str:
-        """The options that make this geometry the given one, DC aside.
-
-        Frames and probe turned by a transposition and then flips are the same as the scan's axes turned back.
-        """
-        if not self.with_probe:
-            return f"--orientation {self.orientation}"
-        transpose, rows, columns = ORIENTATIONS[self.orientation]
-        y, x = (columns, rows) if transpose else (rows, columns)
-        flags = {"--swap-axes": transpose, "--reverse-y": y, "--reverse-x": x}
-        return " ".join(flag for flag, wanted in flags.items() if wanted)
+    def twin(self) -> Candidate:
+        """Frames turned by 180 degrees, with the conjugate object and the opposite defocus: the same misfit."""
+        defocus_m = None if self.defocus_m is None else -self.defocus_m
+        return dataclasses.replace(self, orientation=composed(self.orientation, HALF_TURN), defocus_m=defocus_m)
 
     @property
     def name(self) -> str:
@@ -98,7 +102,8 @@ def compare(
     noise: Likelihood,
     probe: Modes | None,
     *,
-    defocus_m: Sequence[float],
+    defocus_m: float | None,
+    signed: bool,
     with_dc: bool,
     seed: int,
     lanes: int,
@@ -106,41 +111,88 @@ def compare(
 ) -> list[Candidate]:
     """All candidates, the best first.
 
-    probe: the start probe, or None, when every candidate begins from its own mean pattern at each of the defoci given.
-    with_dc: try DC moved by half a frame too. hurried: candidates that are clearly behind after two iterations keep the
-    misfit they have then; the geometry as given is always looked at in full.
+    probe: the start probe, or None, when each candidate begins from its own mean pattern: at `defocus_m` where somebody
+    has given it (signed), else at the best of a ladder of its own, which costs the geometry as given nothing if
+    defocus_m was found for it. Then two orientations that differ by 180 degrees are twins, with opposite defocus and
+    one misfit. with_dc: try DC moved by half a frame too. hurried: candidates that are clearly behind after two
+    iterations keep the misfit they have then; the geometry as given is always looked at in full.
     """
     frames = trial_frames(positions_px, store.usable, _FRAMES)
     counts, rows = store.block(frames)
-    counts, here = counts[rows], positions_px[frames]
+    look = _Look(counts[rows], positions_px[frames], optics, noise, seed, lanes, store.integer)
+    twins = probe is None and not signed
+    places = [
+        (orientation, moved)
+        for moved in ((False, True) if with_dc else (False,))
+        for orientation in (_ONE_OF_TWINS if twins else range(8))
+    ]
 
-    def tried(orientation: int, moved: bool, iterations: int) -> list[Candidate]:
-        base = np.fft.fftshift(counts, axes=(1, 2)) if moved else counts
-        turned, detector = _turned(base, optics.detector, orientation, moved)
-        starts: list[tuple[float | None, Modes, bool]]
-        if probe is None:
-            starts = [(z, pupil_probe(turned.mean_pattern, optics, z), False) for z in defocus_m]
-        else:
-            starts = [(None, start, start is not probe) for start in _starts(probe, orientation)]
-        every = np.arange(len(turned))
-        found = [
-            Candidate(
-                orientation, moved, z,
-                short_run(turned, here, every, start, detector, noise, seed, lanes, iterations), with_probe,
-            )
-            for z, start, with_probe in starts
-        ]  # fmt: skip
-        return found if probe is None else [min(found, key=lambda c: c.misfit)]
+    def tried(orientation: int, moved: bool, iterations: int, defocus_m: float | None) -> Candidate:
+        if probe is not None:
+            starts = _starts(probe, orientation)
+            return min((look.at(orientation, moved, s, s is not probe, iterations) for s in starts), key=_misfit)
+        defoci = look.ladder_m if defocus_m is None else [defocus_m]
+        return min((look.from_pattern(orientation, moved, z, iterations) for z in defoci), key=_misfit)
 
-    first = _HURRIED_ITERATIONS if hurried else _ITERATIONS
-    places = [(orientation, moved) for moved in ((False, True) if with_dc else (False,)) for orientation in range(8)]
-    table = {place: tried(*place, first) for place in places}
-    if hurried:
-        best = {place: min(c.misfit for c in found) for place, found in table.items()}
-        for place in places:
-            if place == (0, False) or best[place] <= _OUT * min(best.values()):
-                table[place] = tried(*place, _ITERATIONS)
-    return sorted((c for found in table.values() for c in found), key=lambda c: c.misfit)
+    found: dict[tuple[int, bool], Candidate] = {}
+    for place in places:
+        known = defocus_m if signed or place == (0, False) else None
+        found[place] = tried(*place, _HURRIED_ITERATIONS, known)
+    best = min(c.misfit for c in found.values())
+    for place, first in found.items():
+        if not hurried or place == (0, False) or first.misfit <= _OUT * best:
+            found[place] = tried(*place, _ITERATIONS, first.defocus_m)
+    table = list(found.values())
+    if twins:
+        table += [c.twin for c in table]
+    return sorted(table, key=_misfit)
+
+
+class _Look:
+    """Short runs on the same few frames, turned and moved."""
+
+    def __init__(
+        self, counts: Array, here: NDArray[np.float64], optics: Optics, noise: Likelihood, seed: int, lanes: int,
+        integer: bool,
+    ) -> None:  # fmt: skip
+        self.counts, self.here, self.optics, self.noise, self.seed, self.lanes = (
+            counts,
+            here,
+            optics,
+            noise,
+            seed,
+            lanes,
+        )
+        pattern = counts.mean(0, dtype=np.float64)
+        self.ladder_m = defocus_ladder_m(pattern, optics)
+        valid = optics.detector.valid
+        # What is not counts has noise of its own, and nothing is known of it.
+        self.explained = float((expected_misfit(pattern) * valid).sum()) if integer else 0.0
+
+    def at(self, orientation: int, moved: bool, probe: Modes, with_probe: bool, iterations: int) -> Candidate:
+        """From a given probe."""
+        store, detector = self._turned(orientation, moved)
+        misfit = self._run(store, detector, probe, iterations)
+        return Candidate(orientation, moved, None, misfit, with_probe, self.explained)
+
+    def from_pattern(self, orientation: int, moved: bool, defocus_m: float, iterations: int) -> Candidate:
+        """From the mean pattern at a defocus."""
+        store, detector = self._turned(orientation, moved)
+        probe = pupil_probe(store.mean_pattern, self.optics, defocus_m)
+        misfit = self._run(store, detector, probe, iterations)
+        return Candidate(orientation, moved, defocus_m, misfit, explained=self.explained)
+
+    def _turned(self, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
+        base = np.fft.fftshift(self.counts, axes=(1, 2)) if moved else self.counts
+        return _turned(base, self.optics.detector, orientation, moved)
+
+    def _run(self, store: FrameStore, detector: Detector, probe: Modes, iterations: int) -> float:
+        every = np.arange(len(store))
+        return short_run(store, self.here, every, probe, detector, self.noise, self.seed, self.lanes, iterations)
+
+
+def _misfit(candidate: Candidate) -> float:
+    return candidate.misfit
 
 
 def _starts(probe: Modes, orientation: int) -> list[Modes]:

@@ -161,8 +161,8 @@ def subline(snapshot: Snapshot) -> str:
     if snapshot.notes.get("nominal_lengths"):
         pixel = "of unknown size"
     text = f"pixel {pixel}; {share:.0%} of the canvas seen (rest: blue)"
-    solver = snapshot.notes.get("solver")
-    return f"{text}; {solver}" if solver else text
+    further = [snapshot.notes.get("solver"), "sign of the phase not known" if snapshot.notes.get("twin") else ""]
+    return "; ".join([text, *(str(part) for part in further if part)])
 
 
 def bar_text(snapshot: Snapshot, bar_m: float) -> str:

@@ -20,20 +20,14 @@ def shift_phases(size: int, bins: int = BINS) -> Tensor:
     return torch.exp(-2j * torch.pi * k[None] * shift[:, None]).to(torch.complex64)
 
 
-def bank(modes: Tensor, phases: Tensor, out: Tensor | None = None) -> Tensor:
+def bank(modes: Tensor, phases: Tensor) -> Tensor:
     """Modes (m, N, N) -> (bins^2, m, N, N): entry row * bins + col is shifted by row/bins and col/bins pixels.
 
-    One axis after the other: 4 transforms of columns and 16 of rows, each small enough for the cache.
+    One axis after the other: 4 transforms of columns and 16 of rows.
     """
-    bins = len(phases)
-    if out is None:
-        out = torch.empty((bins * bins, *modes.shape), dtype=modes.dtype, device=modes.device)
-    spectrum = torch.fft.fft2(modes)
-    for row in range(bins):
-        half = torch.fft.ifft(spectrum * phases[row][:, None], dim=-2)
-        for col in range(bins):
-            torch.fft.ifft(half * phases[col], dim=-1, out=out[row * bins + col])
-    return out
+    half = torch.fft.ifft(torch.fft.fft2(modes) * phases[:, None, :, None], dim=-2)
+    both: Tensor = torch.fft.ifft(half[:, None] * phases[:, None, None], dim=-1)
+    return both.reshape(-1, *modes.shape)
 
 
 def unshifted(sums: Tensor, phases: Tensor) -> Tensor:

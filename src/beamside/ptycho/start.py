@@ -18,6 +18,13 @@ from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 TRIAL_FRAMES = 300
 _TRIAL_ITERATIONS = 5
 _CANDIDATES = 10
+_REFOCUS_FRAMES, _REFOCUS_ITERATIONS, _HURRIED_ITERATIONS, _RUNGS = 120, 4, 2, 10
+"""For the defocus of a given probe: frames and iterations of a look, and into how many steps the reach is divided."""
+_MODES_GAIN = 0.97
+"""Of several modes the further ones are a guess, and moving all of them mends that a little: it must do more."""
+_CURVED, _OFF = 0.01, 0.3
+"""A minimum of the misfit counts when it is this much deeper than its neighbours, relative to itself, and lies this
+part of a step from the probe as given. Nearer than that the solver finds the way itself."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,14 @@ def pupil_probe(mean_pattern: NDArray[np.float64], optics: Optics, defocus_m: fl
     mean_pattern: (N, N) counts, DC at the corner. A pupil coordinate is an angle, detector pixel / distance; defocus
     adds pi q^2 defocus / wavelength (Goodman, Fourier Optics, 5.1).
     """
-    k = np.fft.fftfreq(optics.size) * optics.size * optics.detector_pixel_m / optics.distance_m
-    q2 = k[:, None] ** 2 + k[None] ** 2
-    pupil = np.sqrt(np.maximum(mean_pattern, 0)) * np.exp(1j * np.pi / optics.wavelength_m * q2 * defocus_m)
+    phase = np.exp(1j * np.pi / optics.wavelength_m * _squared_angles(optics) * defocus_m)
+    pupil = np.sqrt(np.maximum(mean_pattern, 0)) * phase
     return np.asarray(np.fft.fftshift(np.fft.ifft2(pupil))[None].astype(np.complex64))
+
+
+def _squared_angles(optics: Optics) -> NDArray[np.float64]:
+    k = np.fft.fftfreq(optics.size) * optics.size * optics.detector_pixel_m / optics.distance_m
+    return np.asarray(k[:, None] ** 2 + k[None] ** 2)
 
 
 def flat_probe(mean_pattern: NDArray[np.float64]) -> Modes:
@@ -57,25 +68,90 @@ def largest_defocus_m(mean_pattern: NDArray[np.float64], optics: Optics) -> floa
     return float(0.75 * n * optics.pixel_m / aperture)
 
 
+def defocus_ladder_m(mean_pattern: NDArray[np.float64], optics: Optics) -> list[float]:
+    """Candidates of both signs, the denser the nearer to the focus."""
+    half = _CANDIDATES // 2
+    rungs = largest_defocus_m(mean_pattern, optics) * (np.arange(1, half + 1) / half) ** 1.5
+    return [*(-rungs[::-1]).tolist(), *rungs.tolist()]
+
+
 def sweep(
     store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, *, seed: int, lanes: int
 ) -> list[Trial]:
     """Short reconstructions from defoci of both signs, then finer ones about the best; the best first."""
     frames = trial_frames(positions_px, store.usable)
     pattern = store.mean_pattern
-    reach = largest_defocus_m(pattern, optics)
 
     def trial(defocus_m: float) -> Trial:
         probe = pupil_probe(pattern, optics, defocus_m)
         return Trial(defocus_m, short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes))
 
-    half = _CANDIDATES // 2
-    ladder = reach * (np.arange(1, half + 1) / half) ** 1.5
-    coarse = sorted((trial(z) for z in [*(-ladder[::-1]), *ladder]), key=lambda t: t.misfit)
+    ladder_m = defocus_ladder_m(pattern, optics)
+    coarse = sorted((trial(z) for z in ladder_m), key=lambda t: t.misfit)
     best = coarse[0].defocus_m
-    rungs = np.sort(np.abs(ladder - abs(best)))
+    rungs = np.sort(np.abs([z - abs(best) for z in ladder_m if z > 0]))
     around = [best + side * share * rungs[1] for side in (-1, 1) for share in (0.25, 0.5)]
     return sorted([*coarse, *(trial(z) for z in around)], key=lambda t: t.misfit)
+
+
+def cold_trial(
+    store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, *, seed: int, lanes: int
+) -> Trial:
+    """The best of a hurried sweep, with a misfit to be compared with that of `refocus`."""
+    frames = trial_frames(positions_px, store.usable, _REFOCUS_FRAMES)
+    pattern = store.mean_pattern
+
+    def misfit(defocus_m: float, iterations: int) -> float:
+        probe = pupil_probe(pattern, optics, defocus_m)
+        return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, iterations)
+
+    best = min(defocus_ladder_m(pattern, optics), key=lambda z: misfit(z, _HURRIED_ITERATIONS))
+    return Trial(best, misfit(best, _REFOCUS_ITERATIONS))
+
+
+@dataclass(frozen=True)
+class Refocus:
+    """Where along the beam a given probe fits best: so far from where it was given, and the misfits there and here."""
+
+    moved_m: float
+    misfit: float
+    given_misfit: float
+
+
+def defocused(modes: Modes, optics: Optics, by_m: float) -> Modes:
+    """The modes at another place along the beam; `pupil_probe` at z moved by d is the one at z + d."""
+    phase = np.exp(1j * np.pi / optics.wavelength_m * _squared_angles(optics) * by_m)
+    return np.asarray(np.fft.ifft2(np.fft.fft2(modes) * phase).astype(np.complex64))
+
+
+def refocus(
+    store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, probe: Modes, *,
+    seed: int, lanes: int,
+) -> Refocus:  # fmt: skip
+    """Short reconstructions from the probe moved along the beam, downhill; moved_m is 0 where it fits as it is."""
+    frames = trial_frames(positions_px, store.usable, _REFOCUS_FRAMES)
+    step = largest_defocus_m(store.mean_pattern, optics) / _RUNGS
+    known: dict[float, float] = {}
+
+    def misfit(at: float) -> float:
+        if at not in known:
+            moved = defocused(probe, optics, at * step) if at else probe
+            known[at] = short_run(
+                store, positions_px, frames, moved, optics.detector, noise, seed, lanes, _REFOCUS_ITERATIONS
+            )
+        return known[at]
+
+    best = 0
+    while abs(best) < _RUNGS and (lower := min((best - 1, best + 1), key=misfit)) and misfit(lower) < misfit(best):
+        best = lower
+    below, here, above = misfit(best - 1), misfit(best), misfit(best + 1)
+    bend = below + above - 2 * here
+    lowest = best + (below - above) / (2 * bend) if bend > 0 else float(best)
+    clear = bend > _CURVED * here and abs(lowest) >= _OFF and abs(best) < _RUNGS
+    enough = _MODES_GAIN if len(probe) > 1 else 1.0
+    if clear and misfit(lowest) < enough * misfit(0):
+        return Refocus(lowest * step, misfit(lowest), misfit(0))
+    return Refocus(0.0, misfit(0), misfit(0))
 
 
 def trial_frames(positions_px: NDArray[np.float64], usable: NDArray[np.bool_], most: int = TRIAL_FRAMES) -> Frames:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from beamside.ptycho.orientation import Candidate
-from beamside.ptycho.start import Trial
+from beamside.ptycho.start import Refocus, Trial
 from beamside.run.engine import Batch, State
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def state_of(engine: Ptychography) -> State:
         "pending": list(opening.pending),
         "defocus_m": opening.defocus_m,
         "trials": [[t.defocus_m, t.misfit] for t in opening.trials],
-        "geometry": [[c.orientation, c.dc_moved, c.defocus_m, c.misfit, c.with_probe] for c in opening.geometry],
+        "refocus": None if opening.refocus is None else dataclasses.astuple(opening.refocus),
+        "cold": None if opening.cold is None else dataclasses.astuple(opening.cold),
+        "geometry": [dataclasses.astuple(c) for c in opening.geometry],
     }
     return State({name: np.ascontiguousarray(value) for name, value in arrays.items()}, values)
 
@@ -67,6 +70,9 @@ def restore(engine: Ptychography, state: State, batches: Sequence[Batch]) -> Non
     opening = engine.opening
     opening.pending, opening.defocus_m = list(values["pending"]), values["defocus_m"]
     opening.trials = [Trial(z, m) for z, m in values["trials"]]
+    # Runs begun before a start probe was looked at have none of the two.
+    opening.refocus = Refocus(*values["refocus"]) if values.get("refocus") else None
+    opening.cold = Trial(*values["cold"]) if values.get("cold") else None
     opening.geometry = [Candidate(*found) for found in values["geometry"]]
     engine.safety = Safety.restored(values["safety"], arrays)
     if "before_arrival" in arrays:

@@ -49,6 +49,8 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
         "frames_expected": engine.expected,
         "bytes_per_frame": engine.store.bytes_per_frame,
         "start_defocus_m": engine.opening.defocus_m,
+        "start_moved_m": 0.0 if engine.opening.refocus is None else engine.opening.refocus.moved_m,
+        "twin": twin(engine),
         "sample": engine.header.fields.get("sample"),
         "scan_uid": engine.header.fields.get("scan_uid"),
         "counts_per_object_pixel": float(engine.store.total.sum()) / max(1.0, lit_pixels(engine.shop, active)),
@@ -58,6 +60,22 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
     }
     share = 1.0 if not engine.expected else len(active) / engine.expected
     return Snapshot(arrays, {"frames": table}, float(min(1.0, share)), _provisional(engine), notes)
+
+
+def twin(engine: Ptychography) -> str:
+    """What the data leave open when nobody gave the sign of the defocus; "" where nothing is open.
+
+    In the far field P*(r), O*(r) with the frames turned by 180 degrees is the same experiment as P(r), O(r): each frame
+    of the one is the other's at the opposite frequencies. A near-field image has no such twin.
+    """
+    z = engine.opening.defocus_m
+    if engine.opening.signed or engine.optics.near or z is None:
+        return ""
+    return (
+        "The sign of the phase rests on the detector's orientation: turned by 180 degrees, the frames fit as well, "
+        f"with the complex conjugate of this object and a defocus of {-z * 1e3:+.3g} mm instead of {z * 1e3:+.3g} mm. "
+        "A start probe, or a --defocus of known sign, tells the two apart."
+    )
 
 
 def well_lit(illumination: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -22,8 +22,8 @@ from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.probe import BINS, Modes, bank, shift_phases, unshifted
 from beamside.run.engine import Array
 
-_CACHE_BYTES = 1 << 20
-"""Waves of a block: what a core's second-level cache holds beside its neighbours."""
+_CACHE_BYTES = 1 << 19
+"""Waves of a block: half of what a core's second-level cache holds, the other half being what the detector sees."""
 Frames = NDArray[np.int64]
 Kept = dict[int, NDArray[np.complex64]]
 T = TypeVar("T")
@@ -106,10 +106,9 @@ class Workshop:
         changed = len(modes) != len(self.probe)
         self.probe = np.ascontiguousarray(modes, np.complex64)
         if changed:
-            self.bank = np.empty((BINS * BINS, *self.probe.shape), np.complex64)
             self.bank_planes = np.empty((BINS * BINS, len(modes), 2, self.size, self.size), np.float32)
             self.light = np.empty((BINS * BINS, self.size, self.size), np.float32)
-        bank(torch.from_numpy(self.probe), self.phases, out=torch.from_numpy(self.bank))
+        self.bank = bank(torch.from_numpy(self.probe), self.phases).numpy()
         kernels.split_bank(self.bank, self.bank_planes, self.light)
         if changed:
             self.probe_velocity = np.zeros_like(self.probe)
@@ -145,7 +144,7 @@ class Workshop:
     @property
     def block_frames(self) -> int:
         """Frames in one block."""
-        return max(1, _CACHE_BYTES // (8 * self.size * self.size * max(1, len(self.probe))))
+        return max(2, _CACHE_BYTES // (8 * self.size * self.size * max(1, len(self.probe))))
 
     def _allocate(self) -> None:
         m, n, shape = len(self.probe), self.size, self.canvas.shape

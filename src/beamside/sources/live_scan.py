@@ -28,7 +28,15 @@ from beamside.sources.dectris import Beam, Image, SeriesEnd, SeriesStart, beam, 
 from beamside.sources.matching import Matcher
 from beamside.sources.motors import MotorOptions, Motors
 from beamside.sources.positions import LEAST_FOR_STATISTICS
-from beamside.sources.scan_contents import Instrument, beam_centre, flagged, frames_header, instrument, pixel_of
+from beamside.sources.scan_contents import (
+    Instrument,
+    beam_centre,
+    cropped,
+    flagged,
+    frames_header,
+    instrument,
+    pixel_of,
+)
 from beamside.sources.scan_options import ScanOptions
 from beamside.sources.sockets import CurveFiles, Listener
 from beamside.sources.spool import Spool
@@ -290,6 +298,9 @@ class LiveScan:
         uid = None if self._start is None else str(self._start.config.get("scan_uid") or "") or None
         self._agreed = frames_header(geometry, made, self.options, scan_uid=uid, count=known.frames)
         self._geometry = geometry
+        if text := cropped(geometry):
+            remedy = "A square larger than the frame is filled up with pixels that count as not measured."
+            self._found.append(Finding("frames.cropped", Severity.NOTE, text, remedy))
         self._matcher.window_m = _window_m(self._agreed, made, self.options)
 
     def _enough(self) -> bool:

@@ -257,6 +257,17 @@ def read_contents(view: View, options: ScanOptions) -> Contents | None:
                     made.nominal)  # fmt: skip
 
 
+def cropped(geometry: DetectorGeometry) -> str:
+    """What is left out of frames that are not square, or not centred, when nobody asked for a crop; "" for nothing."""
+    rows, columns = geometry.shape_px
+    if geometry.crop_px is not None or geometry.frame_px == max(rows, columns):
+        return ""
+    return (
+        f"of frames of {rows} x {columns} px the square of {geometry.frame_px} px around the zero frequency is used; "
+        f"--crop {max(rows, columns)} uses all of it."
+    )
+
+
 def pixel_of(made: Instrument, options: ScanOptions, frame_px: int) -> float:
     """The side of the object's pixel in metres."""
     if options.propagation == "near":
@@ -318,6 +329,9 @@ def frames_header(
             "count": count,
             "saturation": geometry.saturation,
             "detector_mask": pack_mask(geometry.detector_mask),
+            "orientation": geometry.orientation,
+            "axes": options.axes,
+            "dc": geometry.dc if isinstance(geometry.dc, str) else list(geometry.dc),
             "energy_keV": made.energy_keV,
             "sample": sample,
             "scan_uid": scan_uid,

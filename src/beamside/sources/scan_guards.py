@@ -35,6 +35,12 @@ GUARDS = owned(
         "Lengths are nominal: a pixel of the object counts as 1 nm.",
     ),
     (
+        "frames.cropped", "files", "side of the square around the zero frequency, the largest inside the frame",
+        "shorter than the frame's longer side", "solvers take square frames", Severity.NOTE,
+        "What lies outside of the square is not used, and the object's pixel is that of the square.",
+        "Give --crop: a larger square is filled up with pixels that count as not measured.",
+    ),
+    (
         "stream.message", "socket", "messages that have no known form, or another series or shape", "any",
         "DECTRIS stream version 1; docs of sources.motors", Severity.NOTE, "Somebody else sends to this address.",
         "They are ignored; check who sends.",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from beamside.errors import FormatError, OptionError
 from beamside.formats.npy import read_npy
-from beamside.optics.frames import DcPlace
+from beamside.optics.frames import ORIENTATIONS, DcPlace
 
 _MAPS = ("mask", "dark", "flat", "background")
 
@@ -64,6 +64,11 @@ class ScanOptions:
             raise OptionError("a place of DC changes nothing in the near field, whose frames are images.")
         if self.defocus_m is not None and not (np.isfinite(self.defocus_m) and self.defocus_m > 0):
             raise OptionError("the source lies before the sample: its distance is positive.")
+
+    @property
+    def axes(self) -> int:
+        """What happens to (y, x) of the positions, as a number in `ORIENTATIONS`: exchanged, then signs."""
+        return ORIENTATIONS.index((self.swap_axes, self.y_sign < 0, self.x_sign < 0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for run.json; files by their absolute paths, so that a run resumes from anywhere."""

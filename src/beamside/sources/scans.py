@@ -18,7 +18,7 @@ from beamside.run.guard import Finding, Severity
 from beamside.run.source import Record
 from beamside.sources.hdf5_reader import Hdf5Reader, UnsettledError
 from beamside.sources.positions import LEAST_FOR_STATISTICS, absurd, lost_finding, outside_finding
-from beamside.sources.scan_contents import Contents, Instrument, open_view, pixel_of, read_contents
+from beamside.sources.scan_contents import Contents, Instrument, cropped, open_view, pixel_of, read_contents
 from beamside.sources.scan_options import ScanOptions
 from beamside.sources.settling import signature
 
@@ -144,6 +144,9 @@ class ScanFile:
             fields = dict(contents.header.fields)
             fields["count"] = None if self.watch else contents.frame_rows()[0]
             self._agreed = Header(contents.header.kind, fields)
+        if text := cropped(contents.geometry):
+            remedy = "A square larger than the frame is filled up with pixels that count as not measured."
+            self._say(Finding("frames.cropped", Severity.NOTE, text, remedy))
         if contents.nominal:
             text = "the file says neither wavelength nor distance, and gives positions in pixels."
             remedy = "Lengths are nominal: a pixel of the object counts as 1 nm."
