@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beamside.cli import process
 from beamside.cli.durations import duration_s
 from beamside.errors import InputError, OptionError
 
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")
     if args.watch and not args.particles.is_dir():
         raise InputError("--watch needs a folder.", where=str(args.particles), remedy="Name the folder that grows.")
-    _prepare_process()
+    process.prepare()
     from beamside.run import session, store
     from beamside.run.start import Fresh
 
@@ -169,7 +169,7 @@ def resume(run_dir: Path) -> int:
 
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], ClassifyOptions]:
     """The engine and its options from what run.json holds."""
-    _prepare_process()
+    process.prepare()
     from beamside.classify.engine import Classifier
     from beamside.classify.options import ClassifyOptions
 
@@ -288,9 +288,3 @@ def write_pictures(snapshot: Snapshot, folder: Path) -> None:
 
     judged = next(folder / name for name in ("verdict.json", "snapshot.json") if (folder / name).exists())
     write_gallery(folder / "gallery.png", snapshot, json.loads(judged.read_bytes()))
-
-
-def _prepare_process() -> None:
-    # Idle OpenMP threads that spin take the processor from the lanes; this must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")

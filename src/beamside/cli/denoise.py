@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beamside.cli import process
 from beamside.cli.durations import duration_s
 from beamside.errors import InputError, OptionError
 
@@ -155,7 +155,7 @@ def _train(args: argparse.Namespace) -> int:
         raise InputError("--watch needs a folder.", where=str(args.inputs[0]), remedy="Name the folder that grows.")
     if args.gain is not None and not args.gain.is_file():
         raise InputError("there is no such file.", where=str(args.gain), remedy="Check the spelling.")
-    _prepare_process()
+    process.prepare()
     from beamside.denoise.engine import Denoiser
     from beamside.run import session, store
     from beamside.run.start import Fresh
@@ -200,7 +200,7 @@ def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], DenoiseOptions]:
 
     InputError when the model that the run began with is gone.
     """
-    _prepare_process()
+    process.prepare()
     from beamside.denoise.engine import Denoiser
     from beamside.denoise.export import find_model
     from beamside.denoise.options import DenoiseOptions
@@ -369,9 +369,3 @@ def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:
         threads=args.threads,
         initial=None if initial is None else initial.read_bytes(),
     )
-
-
-def _prepare_process() -> None:
-    # Idle OpenMP threads that spin take the processor from the loader; this must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")

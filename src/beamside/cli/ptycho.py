@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beamside.cli import process
 from beamside.cli.ptycho_arguments import add_run_arguments, add_scan_arguments
 from beamside.cli.stream_input import add_stream_arguments, curve_files, motor_options, require_live
 from beamside.errors import InputError, OptionError
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError: options that contradict each other.
         InputError: the scan cannot be used.
     """
-    _prepare_process()
+    process.prepare()
     scan_options = _scan_options(args)
     if args.scan == CHECK:
         from beamside.cli.ptycho_geometry import check
@@ -88,7 +88,7 @@ def resume(run_dir: Path) -> int:
 
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], PtychoOptions]:
     """The engine and its options from what run.json holds."""
-    _prepare_process()
+    process.prepare()
     from beamside.ptycho.engine import Ptychography
     from beamside.ptycho.options import PtychoOptions
 
@@ -268,9 +268,3 @@ def write_pictures(snapshot: Snapshot, folder: Path) -> None:
 
     judged = folder / "snapshot.json"
     write_picture(folder / "ptycho.png", snapshot, json.loads(judged.read_bytes()) if judged.exists() else {})
-
-
-def _prepare_process() -> None:
-    # Idle OpenMP threads that spin take the processor from the lanes; this must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
