@@ -194,6 +194,16 @@ def test_items_that_had_arrived_are_used_after_a_resume(tmp_path: Path) -> None:
     assert [row.n for row in batches(tmp_path / "run")] == [7, 4, 3]
 
 
+def test_the_end_says_how_long_after_the_last_item_it_came(tmp_path: Path) -> None:
+    """Idle for 30 s means closed 30 s after the last item; a resumed run to which nothing comes does not know."""
+    clock = FakeClock()
+    source = ToySource([records(8)], open_end=True)
+    outcome = toy_run(tmp_path / "run", source, idle_close_s=30.0, poll_s=10.0, clock=clock, sleep=clock.sleep)
+    assert "Finished: 8 items, 30 s after the last item arrived, verdict" in outcome.sentence
+    toy_run(tmp_path / "other", ToySource([records(8)], open_end=True), reporter=interrupting(3))
+    assert "Finished: 8 items, verdict" in toy_run(tmp_path / "other", ToySource([]), resume=True).sentence
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     toy_run(tmp_path / "run", ToySource([records(8)]))
     before = files(tmp_path / "run")

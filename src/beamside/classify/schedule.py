@@ -123,7 +123,7 @@ def view_stages(band: Band, iterations: int | None) -> list[Stage]:
             band.views("volume", _VOLUME_CYCLES[1], max(2, round(7 * part)), 1.5, (1000, 2000)), reach_px=band.reach_px
         ),
         band.views("volume", _VOLUME_CYCLES[2], max(1, round(3 * part)), COLD),
-        band.views("directions", _VOLUME_CYCLES[3], max(1, round(2 * part)), COLD, steps=1.0),
+        band.views("directions", _VOLUME_CYCLES[3], max(1, round(3 * part)), COLD, steps=1.0),
     ]
 
 

@@ -31,6 +31,7 @@ from beamside.classify.volume import Volume
 LEAST_PARTICLES = 500
 """Fewer cannot show a volume; their classes start without one."""
 _FREE_PASSES = 2
+_LEFT = 0.3
 _LEAST_STRANGE = 0.05
 """Share of particles like noise from which on they get classes of their own."""
 _RISE, _MOST_LOOKS = 0.02, 12
@@ -200,9 +201,12 @@ class Survey:
         return float((of_volume - free.score[rows, 0]).double().mean())
 
     def _needed(self, atlas: Atlas) -> float:
-        """What more hypotheses and the volume's parameters gain from noise alone, a particle."""
+        """What more hypotheses and the volume's parameters gain from noise alone, a particle.
+
+        A parameter gains 1/2, of which little is left once each particle's own part is taken out of its scores.
+        """
         parameters = float(((atlas.degrees + 1) ** 2).sum())
-        return math.log(len(atlas.frames) / self.scene.classes + 1.0) + 0.5 * parameters / len(self.rows)
+        return math.log(len(atlas.frames) / self.scene.classes + 1.0) + _LEFT * 0.5 * parameters / len(self.rows)
 
     # ---- state
 

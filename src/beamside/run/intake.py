@@ -32,11 +32,15 @@ class Intake:
         """Nothing is polled yet."""
         self._source, self._ledger, self._reporter = source, ledger, reporter
         self._idle_close_s, self._poll_s, self._clock = idle_close_s, poll_s, clock
-        self._last_arrival = clock()
+        self._last_arrival, self._any = clock(), False
         self._polled = self._last_arrival - poll_s
         self.arrived = ledger.items()
         self.closed = ledger.fact(_CLOSED) is not None
         self.paused = self.publish_asked = self.dump_asked = False
+
+    def since_arrival_s(self) -> float | None:
+        """Seconds since the last item arrived; None where none has since this process began."""
+        return self._clock() - self._last_arrival if self._any else None
 
     def until_next_s(self) -> float:
         """Seconds until a poll is due; 0 or less when it is."""
@@ -63,7 +67,7 @@ class Intake:
         records = self._source.poll()
         self._check_header()
         if records and self._ledger.add(records):
-            self.arrived, self._last_arrival = self._ledger.items(), self._clock()
+            self.arrived, self._last_arrival, self._any = self._ledger.items(), self._clock(), True
         findings = self._source.findings()
         if self._source.exhausted():
             self._close("the source is exhausted")

@@ -248,7 +248,8 @@ class _Loop:
     def conclude(self) -> Outcome:
         result, judged = self.keeper.conclude(self.engine, self.steps)
         self.ledger.set_fact(_FINISHED, self.steps)
-        sentence = f"Finished: {self.used} items, verdict {judged}. The result is in {result}."
+        waited = "" if (s := self.intake.since_arrival_s()) is None else f", {s:.0f} s after the last item arrived"
+        sentence = f"Finished: {self.used} items{waited}, verdict {judged}. The result is in {result}."
         self.ledger.event("finished", sentence)
         snapshots = self.store.snapshots()
         return Outcome(Ending.FINISHED, self.steps, self.used, judged, snapshots[-1], result, sentence)
