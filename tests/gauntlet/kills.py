@@ -1,6 +1,7 @@
 """kill -9 of real runs of every engine, at random instants and inside every named phase.
 
 `python -m tests.gauntlet.kills classify 200 1` kills 200 times and prints in which phases; the tests do the same.
+`classify-volume` is a classification whose classes start from one volume, killed while it looks for it too.
 After every few kills a run is led to its end, and what it leaves is compared with what an undisturbed run leaves.
 """
 
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import safe_open
+
 from beamside.run import ledger as ledgers
 from beamside.run.ledger import Ledger
 from beamside.simulate.scan_files import write_scan
@@ -23,9 +26,11 @@ from tests.gauntlet import denoise_drive, drive, ptycho_drive
 from tests.gauntlet.nursery import PHASES, Lived, Nursery
 from tests.ptycho import scene
 
-ENGINES = ("classify", "ptycho", "denoise")
+CASES = ("classify", "classify-volume", "ptycho", "denoise")
 KILLS_A_RUN = 8
 PARTICLES, FRAMES, PAIRS = 160, 120, 3
+VIEWS, FIRST_VIEWS = 560, 500
+"""Particles of the case with a volume, and its first batch: as many as a volume needs."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,15 @@ class Tally:
         return f"{self.survived} of {self.tried} kills survived ({where}); {self.compared} ends compared"
 
 
-def victim(engine: str, folder: Path) -> Victim:
+def victim(case: str, folder: Path) -> Victim:
     """A short run of an engine: a few seconds, several batches where it has them, several snapshots."""
-    if engine == "classify":
-        star = drive.write_session(folder / "session", count=PARTICLES)
-        size = ("--first-batch", "80", "--batch-size", "40", "--max-resolution", "20", "--mask-diameter", "220")
-        options = ("--classes", "4", "--iterations", "3", *size, *drive.ALWAYS)
-        return Victim(lambda run: ["classify", str(star), str(run), *options], drive.result_bytes, PARTICLES)
-    if engine == "ptycho":
+    if case.startswith("classify"):
+        count, first, later = (VIEWS, FIRST_VIEWS, 30) if case == "classify-volume" else (PARTICLES, 80, 40)
+        star = drive.write_session(folder / "session", count=count)
+        size = ("--first-batch", str(first), "--batch-size", str(later), "--max-resolution", "20")
+        options = ("--classes", "4", "--iterations", "3", "--mask-diameter", "220", *size, *drive.ALWAYS)
+        return Victim(lambda run: ["classify", str(star), str(run), *options], drive.result_bytes, count)
+    if case == "ptycho":
         made = scene.scan(FRAMES)
         write_scan(folder / "scan.cxi", made)
         more = (*ptycho_drive.QUICK, "--publish-every", "0.2s", "--max-iterations", "30")
@@ -76,6 +82,13 @@ def _object(folder: Path) -> dict[str, bytes]:
     return {"object.npz": ptycho_drive.result(folder)}
 
 
+def began_from_a_volume(folder: Path) -> bool:
+    """Whether the classes of a classification are cells of a volume's directions."""
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    with safe_open(newest / "state.safetensors", "np") as state:
+        return "survey.cells" in set(state.keys())
+
+
 def snapshot_bytes(folder: Path) -> dict[str, bytes]:
     """Everything published, by name."""
     return {
@@ -86,14 +99,16 @@ def snapshot_bytes(folder: Path) -> dict[str, bytes]:
 
 
 class Slaughter:
-    """Kills runs of one engine and compares what comes of them with the undisturbed run."""
+    """Kills runs of one case and compares what comes of them with the undisturbed run."""
 
-    def __init__(self, engine: str, base: Path, seed: int, nursery: Nursery) -> None:
-        self.victim, self.base, self.nursery = victim(engine, base), base, nursery
-        self.chance, self.tally, self.number = random.Random(f"{engine} {seed}"), Tally(), 0
+    def __init__(self, case: str, base: Path, seed: int, nursery: Nursery) -> None:
+        self.victim, self.base, self.nursery = victim(case, base), base, nursery
+        self.chance, self.tally, self.number = random.Random(f"{case} {seed}"), Tally(), 0
         self.log = base / "log"
         whole = self._go(base / "whole", None)
         assert whole.code == 0, self.log.read_text()
+        if case.startswith("classify"):
+            assert began_from_a_volume(base / "whole") == (case == "classify-volume")
         self.whole_s = max((end or 0.0) for _, _, end in whole.phases) - whole.phases[0][1]
         self.often = Counter(name for name, _, _ in whole.phases)
         self.typical_s = {phase: statistics.median(whole.durations(phase)) for phase in PHASES}
@@ -130,7 +145,9 @@ class Slaughter:
         if phase is None:
             return self.nursery.live(argv, self.log)
         resumed = argv[0] == "resume"
-        last = 1 if resumed or phase == "begin" else min(self.often[phase], self.chance.choice((1, 1, 2, 3, 6)))
+        comes = self.often[phase]
+        late = max(1, min(comes, self.chance.choice((1, 1, 2, 3, 6, comes // 2, comes))))
+        last = 1 if resumed or phase == "begin" else late
         reach_s = self.whole_s / (2 if resumed else 1) if phase == "begin" else self.typical_s[phase]
         after_s, often = self.chance.uniform(0, reach_s), self.chance.choice((0.0, 0.0, 0.1, 60.0))
 

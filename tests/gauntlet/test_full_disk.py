@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gauntlet.kills import ENGINES, Victim, victim
+from tests.gauntlet.kills import Victim, victim
 from tests.gauntlet.nursery import UNSHARE, Nursery
 
 SHARES = (0.45, 0.85)
+CASES = ("classify", pytest.param("classify-volume", marks=pytest.mark.slow), "ptycho", "denoise")
 MORE_SHARES = tuple(pytest.param(share, marks=pytest.mark.slow) for share in (0.05, 0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9))
 
 
@@ -38,7 +39,7 @@ class Whole:
     kilobytes: int
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=CASES)
 def whole(request: pytest.FixtureRequest, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp(request.param)
     engine = victim(request.param, folder)
