@@ -36,7 +36,7 @@ def test_duplicates_change_nothing(tmp_path_factory: pytest.TempPathFactory, pol
         assert ledger.items() == len(expected)
         if expected:
             ledger.cut(len(expected), 0)
-        assert [record.payload for record in ledger.records()] == [str(i) for i in expected]
+        assert [record.payload for record in ledger.records()] == [str(i) for i in sorted(expected)]
 
 
 def test_many_items_at_once_and_again_backwards(ledger: Ledger) -> None:
@@ -78,6 +78,20 @@ def test_batches_are_cut_in_order(ledger: Ledger) -> None:
     assert [record.key for record in ledger.records(ledger.batches()[1])] == ["toy@7", "toy@8", "toy@9"]
     with pytest.raises(ValueError, match="a batch of 1 items of 0"):
         ledger.cut(1, 6)
+
+
+def test_a_batch_is_in_the_order_of_names(ledger: Ledger) -> None:
+    """Whatever the order of arrival; batches themselves are cut in it, and what is in one stays."""
+    ordered = ["frame 9", "frame 10", *(f"{n:02d}@m{m}/s.mrcs" for m in (2, 10) for n in (1, 9, 11)), "x"]
+    came = [ordered[i] for i in (8, 3, 6, 0, 5, 7, 2, 1, 4)]
+    ledger.add([Record(key, f"of {key}") for key in came])
+    ledger.add([Record("late", ""), Record("frame 1", "")])
+    ledger.cut(9, 0)
+    assert [(r.key, r.payload) for r in ledger.records()] == [(key, f"of {key}") for key in ordered]
+    ledger.cut(2, 1)
+    assert [r.key for r in ledger.records()] == [*ordered, "frame 1", "late"]
+    assert ledger.items() == ledger.in_batches() == 11
+    assert ledger.add([Record("frame 1", "")]) == []
 
 
 def test_metrics_findings_requests_facts(ledger: Ledger) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from beamside.run.source import Record
 NAME = "ledger.sqlite"
 _BUSY_TIMEOUT_S = 30.0
 _DISK_REMEDY = "Look at the disk and its free space, then go on by 'beamside resume'."
+
+_NUMBER = re.compile("([0-9]+)")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, payload TEXT NOT NULL,
@@ -71,7 +74,7 @@ class Event:
 
 
 class Ledger:
-    """The ledger of one run. Items are numbered 1, 2, ... in order of arrival, without gaps."""
+    """The ledger of one run. Items are numbered 1, 2, ... in order of arrival, within a batch by name, without gaps."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Open the ledger at `path`; a writer makes it when it is absent.
@@ -141,7 +144,11 @@ class Ledger:
         return self._integer("SELECT first_seq + n - 1 FROM batches ORDER BY number DESC LIMIT 1")
 
     def cut(self, n: int, at_step: int) -> BatchRow:
-        """The next `n` items in order as a batch, recorded before anyone uses it."""
+        """The next `n` items as a batch, recorded before anyone uses it.
+
+        Within the batch they are numbered anew by their names, so that a batch of the same items is the same batch in
+        whatever order they came.
+        """
         first = self.in_batches() + 1
         if not 1 <= n <= self.items() - first + 1:
             raise ValueError(f"a batch of {n} items of {self.items() - first + 1}")
@@ -149,9 +156,20 @@ class Ledger:
         with self._transaction():
             values = (row.number, row.first_seq, row.n, row.at_step)
             self._execute("INSERT INTO batches (number, first_seq, n, at_step) VALUES (?, ?, ?, ?)", values)
+            self._order(first, first + n - 1)
             span = (row.number, first, first + n - 1)
             self._execute("UPDATE items SET batch = ? WHERE seq BETWEEN ? AND ?", span)
         return row
+
+    def _order(self, first: int, last: int) -> None:
+        keys = self._execute("SELECT seq, key FROM items WHERE seq BETWEEN ? AND ? ORDER BY seq", (first, last))
+        came = list(keys)
+        ordered = sorted(came, key=lambda item: _by_name(item[1]))
+        # By way of negative numbers, since two items never have the same.
+        moved = [(-seq, old) for seq, (old, _) in enumerate(ordered, first) if seq != old]
+        self._executemany("UPDATE items SET seq = ? WHERE seq = ?", moved)
+        if moved:
+            self._execute("UPDATE items SET seq = -seq WHERE seq < 0")
 
     def batches(self) -> list[BatchRow]:
         """All batches in order."""
@@ -287,6 +305,13 @@ def header_matches(recorded: Header, seen: Header) -> bool:
         return json.loads(exact_json(fields))
 
     return recorded.kind == seen.kind and bool(plain(recorded.fields) == plain(seen.fields))
+
+
+def _by_name(key: str) -> tuple[list[str | int], str]:
+    """What is behind the `@` first, and numbers by their value: 2@a.mrcs, 10@a.mrcs, 1@b.mrcs; frame 9, frame 10."""
+    number, _, holder = key.rpartition("@")
+    parts = _NUMBER.split(f"{holder}@{number}")
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], key
 
 
 def _now() -> str:
