@@ -46,7 +46,7 @@ def drive(star: Path, run_dir: Path, **changed: Any) -> tuple[Outcome, list[str]
         try:
             outcome = loop.run(
                 Fresh(Classifier, chosen),
-                ParticleFile(star),
+                ParticleFile(star, trusted=[Path("/")]),
                 held.ledger,
                 held.store,
                 exporter=export,

@@ -114,7 +114,8 @@ def test_a_scan_that_lost_frames_still_ends(tmp_path: Path, capsys: pytest.Captu
     made = scene.Scan(scene.scan(150, lost=0.1).recipe)
     write_scan(tmp_path / "scan.cxi", made)
     np.save(tmp_path / "probe.npy", scene.start_probe(made).modes)
-    assert here("ptycho", tmp_path / "scan.cxi", tmp_path / "run", "--probe", tmp_path / "probe.npy", *FAST) == 0
+    words = ("ptycho", tmp_path / "scan.cxi", tmp_path / "run", "--probe", tmp_path / "probe.npy", *FAST)
+    assert here(*words, "--lost-frames", "leave-out") == 0
     assert "were never written" in capsys.readouterr().err
     lost = int(made.lost.sum())
     with np.load(tmp_path / "run/result/object.npz", allow_pickle=False) as found:

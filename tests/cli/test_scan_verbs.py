@@ -31,6 +31,7 @@ def test_a_simulated_scan_is_published_and_received(scan: Path, tmp_path: Path) 
     zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")
     pytest.importorskip("lz4.block", reason="the extra 'live' is not installed")
     from beamside.sources.live_scan import LiveScan
+    from beamside.sources.scan_options import ScanOptions
     from beamside.sources.scans import ScanFile
 
     context = zmq.Context()
@@ -61,7 +62,7 @@ def test_a_simulated_scan_is_published_and_received(scan: Path, tmp_path: Path) 
         time.sleep(0.02)
     told, _ = publisher.communicate(timeout=30)
     assert publisher.returncode == 0 and f"{len(records)} frames" in told
-    file = ScanFile(scan)
+    file = ScanFile(scan, ScanOptions(lost_frames="leave-out"))
     offline, streamed = file.batch(file.poll()), live.batch(records)
     assert set(streamed.keys) == set(offline.keys)
     order = [offline.keys.index(key) for key in streamed.keys]

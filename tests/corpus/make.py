@@ -44,7 +44,7 @@ class Case:
 
 def whole_corpus() -> list[Case]:
     """All cases; names are unique."""
-    tables = [*mrc(), *star(), *stack_of_star(), *npy(), *cs(), *simple()]
+    tables = [*mrc(), *star(), *stack_of_star(), *outside(), *npy(), *cs(), *simple()]
     return [*tables, *checkpoints(), *dumps(), *layers(), *hdf5(), *safetensors()]
 
 
@@ -266,6 +266,30 @@ def stack_of_star() -> Iterator[Case]:
             return folder / "a.star"
 
         yield Case(f"a.mrcs of a table: {label}", put, particles_of)
+
+
+def outside() -> Iterator[Case]:
+    """Tables that name a sound stack, out of their folder; nothing else is wrong with them."""
+    ways = ("by ..", "by an absolute path", "by a link", "through a linked folder", "back in by its own name")
+    for ending, way in ((ending, way) for ending in ("star", "simple") for way in ways):
+
+        def put(folder: Path, ending: str = ending, way: str = way) -> Path:
+            inner, away = folder / "in", folder / "away"
+            for each in (inner, away):
+                each.mkdir()
+            (away / "s.mrcs").write_bytes(sound_stack())
+            (inner / "link.mrcs").symlink_to(away / "s.mrcs")
+            (inner / "linked").symlink_to(away)
+            name = {
+                "by ..": "../away/s.mrcs", "by an absolute path": f"{away}/s.mrcs", "by a link": "link.mrcs",
+                "through a linked folder": "linked/s.mrcs", "back in by its own name": "../in/../away/s.mrcs",
+            }[way]  # fmt: skip
+            text = TABLE.replace("a.mrcs", name).encode()
+            raw = text if ending == "star" else project_bytes({2: stacks(2, stk=name), 3: particles(2)})
+            (inner / f"a.{ending}").write_bytes(raw)
+            return inner / f"a.{ending}"
+
+        yield Case(f"a.{ending}: a stack that is reached {way}", put, particles_of)
 
 
 # ---- NumPy, CryoSPARC

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beamside.errors import BeamsideError
+from beamside.errors import BeamsideError, InputError
 from beamside.sources.particles import ParticleFile
 from tests.corpus.make import TABLE as STAR_TABLE
 from tests.corpus.make import Case, npy_bytes, sound_stack, whole_corpus, with_stack
@@ -145,15 +145,21 @@ def test_every_cut_of_a_small_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("outside", ["..", "absolute", "symlink"])
-def test_what_lies_outside_of_the_folder_is_named(outside: str, tmp_path: Path) -> None:
-    """RELION's tables lead out of their folder by design, so it is allowed, and said; a sound stack is all it takes."""
+def test_what_leaves_the_folder_is_refused_unless_it_is_trusted(outside: str, tmp_path: Path) -> None:
+    """The stack is sound; where it lies is all that is wrong with it."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out.mrcs").write_bytes(sound_stack())
     name = {"..": "../out.mrcs", "absolute": f"{tmp_path}/out.mrcs", "symlink": "link.mrcs"}[outside]
     if outside == "symlink":
         (tmp_path / "in" / "link.mrcs").symlink_to(tmp_path / "out.mrcs")
     (tmp_path / "in" / "a.star").write_text(STAR_TABLE.replace("a.mrcs", name))
-    source = ParticleFile(tmp_path / "in" / "a.star")
+    with pytest.raises(InputError) as caught:
+        ParticleFile(tmp_path / "in" / "a.star").poll()
+    assert f"input.outside: the stack {name} leaves the data folder" in caught.value.what
+    assert "a.star" in caught.value.where and "row 1" in caught.value.where
+    assert caught.value.remedy == f"If it belongs to these particles, give --trust {os.path.realpath(tmp_path)}."
+    assert (f"a link to {os.path.realpath(tmp_path)}/out.mrcs" in caught.value.what) == (outside == "symlink")
+    source = ParticleFile(tmp_path / "in" / "a.star", trusted=[tmp_path])
     assert len(source.poll()) == 2
     (finding,) = source.findings()
     assert finding.guard == "input.outside" and "out.mrcs" in finding.saw

@@ -137,7 +137,8 @@ def test_what_is_out_of_the_ordinary_is_said(tmp_path: Path) -> None:
     table = rows(f"{tmp_path}/a.mrcs", 4) | {"rlnDefocusU": ["500", "90000", "9000", "9000"]}
     table["rlnImageName"][3] = table["rlnImageName"][2]
     found = inspect(save(tmp_path / "in" / "b.star", table))
-    assert names(found) == ["input.repeated", "input.outside", "ctf.range", "ctf.range"] and not found.stops
+    assert names(found) == ["input.repeated", "input.outside", "ctf.range", "ctf.range"]
+    assert stopping(found) == ["input.outside"] and f"--trust {tmp_path}" in found.oddities[1].answer
 
 
 def test_star_30_and_a_set_without_pixel_size(tmp_path: Path) -> None:

@@ -65,8 +65,9 @@ def test_only_data_travel_and_every_name_leads_to_its_image(two: list[Path], tmp
 def test_elsewhere_names_are_absolute(two: list[Path], tmp_path: Path) -> None:
     (tmp_path / "else" / "where").mkdir(parents=True)
     out = tmp_path / "else" / "where" / "out.star"
-    merge(out, two)
-    source = ParticleFile(out)
+    merged = merge(out, two)
+    assert merged.trust == tmp_path
+    source = ParticleFile(out, trusted=[merged.trust])
     assert source.poll()[0].key == f"000001@{tmp_path}/one/a.mrcs"
     assert len(source.poll() or source._read()) == 6
 

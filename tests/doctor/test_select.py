@@ -21,7 +21,7 @@ def numbers(run_dir: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("reject", [False, True])
-def test_chosen_classes(classified: Path, tmp_path: Path, reject: bool) -> None:
+def test_chosen_classes(classified: Path, tmp_path: Path, reject: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assigned, out = numbers(classified), tmp_path / "out.star"
     assert main(["select", str(classified), "--classes", "1,3-4", str(out), *(["--reject"] if reject else [])]) == 0
     wanted = np.isin(assigned, [2] if reject else [1, 3, 4])
@@ -29,7 +29,9 @@ def test_chosen_classes(classified: Path, tmp_path: Path, reject: bool) -> None:
     assert oracle["rlnClassNumber"].tolist() == assigned[wanted].tolist()
     rows = [int(name.partition("@")[0]) - 1 for name in oracle["rlnImageName"]]
     assert rows == np.flatnonzero(wanted).tolist()
-    source = ParticleFile(out)
+    home = classified / "../session"
+    assert f"classify it with --trust {home.resolve()}" in capsys.readouterr().out
+    source = ParticleFile(out, trusted=[home])
     records = source.poll()
     assert len(records) == wanted.sum() and np.isfinite(source.batch(records).load(np.arange(5))).all()
 

@@ -20,7 +20,7 @@ from beamside.run.store import Store
 from beamside.simulate.scan_files import write_scan
 from beamside.sources.particles import ParticleFolder
 from tests.gauntlet import ptycho_drive
-from tests.gauntlet.drive import ALWAYS, FAST, result_bytes, run, verdict, write_session
+from tests.gauntlet.drive import ALWAYS, FAST, assert_refused, result_bytes, run, verdict, write_session
 from tests.ptycho import scene
 
 Capture = pytest.CaptureFixture[str]
@@ -158,10 +158,14 @@ def write_with_holes(path: Path, name: str, never: tuple[int, ...], deep: int) -
 def test_row_45_chunks_of_a_scan_that_were_never_written(
     tmp_path: Path, capsys: Capture, dataset: str, never: tuple[int, ...], deep: int, lost: list[int], what: str
 ) -> None:
-    """docs/decisions/0070: what would read as zeros is left out and named; the scan goes on, suspect."""
+    """docs/decisions/0070: the file is refused; who knows of the loss leaves those frames out, and it stays suspect."""
     write_scan(tmp_path / "scan.cxi", scene.scan(120))
     write_with_holes(tmp_path / "scan.cxi", dataset, never, deep)
-    ran = ptycho_drive.run(capsys, tmp_path / "scan.cxi", tmp_path / "run", "--first-frames", 60)
+    refused = ptycho_drive.run(capsys, tmp_path / "scan.cxi", tmp_path / "run")
+    assert_refused(refused, f"files.checksum: {len(lost)} frames {what} and would read as zeros: {lost[0]}, ")
+    assert "scan.cxi" in refused.said and "--lost-frames leave-out" in refused.said
+    going_on = ("--first-frames", 60, "--lost-frames", "leave-out")
+    ran = ptycho_drive.run(capsys, tmp_path / "scan.cxi", tmp_path / "run", *going_on)
     assert ran.status == 0 and verdict(ran.folder) == "suspect"
     (sentence,) = ran.named("files.checksum")
     assert f"{len(lost)} frames {what} and would read as zeros: {', '.join(map(str, lost))}." in sentence

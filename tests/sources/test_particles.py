@@ -130,7 +130,9 @@ def test_stacks_are_found_as_relion_finds_them(tmp_path: Path) -> None:
     assert key == f"000001@{project}/Extract/job1/a.mrcs"
     assert [(f.guard, f.severity) for f in outside.findings()] == [("input.outside", Severity.NOTE)]
     for name in (str(tmp_path / "out.mrcs"), "../out.mrcs"):
-        away = ParticleFile(save(project / "q.star", rows(name, 3)))
+        with pytest.raises(InputError, match=r"input.outside: .*out.mrcs leaves the data folder.*--trust"):
+            ParticleFile(save(project / "q.star", rows(name, 3))).poll()
+        away = ParticleFile(save(project / "q.star", rows(name, 3)), trusted=[tmp_path])
         assert away.poll()[0].key == f"000001@{tmp_path}/out.mrcs"
         assert np.array_equal(away.batch(away._read()).load(np.arange(3)), pixels(3))
     for name in ("/dev/null", str(tmp_path)):

@@ -48,6 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a particle STAR file (RELION 3.0 or 3.1), a folder of them, or a SIMPLE project (.simple)",
     )
     add("run_dir", metavar="RUN", type=Path, help="run directory to create: progress, snapshots and result/ live there")
+    add(
+        "--trust",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="stacks may lie in this folder too, outside of that of PARTICLES; may be repeated",
+    )
     add("--mode", choices=("create", "update"), default="create", help="create classes, or keep those of --references")
     add(
         "--references",
@@ -131,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.watch and (args.idle_close is not None or args.settle is not None):
         raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
-    for path in (args.particles, args.references):
+    for path in (args.particles, args.references, *args.trust):
         if path is not None and not path.exists():
             raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")
     if args.watch and not args.particles.is_dir():
@@ -145,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
     values = options.to_json() | {
         "particles": str(args.particles.resolve()),
         "references": None if args.references is None else str(args.references.resolve()),
+        "trust": [str(path.resolve()) for path in args.trust],
         "watch": args.watch,
         "idle_close_s": (args.idle_close or 600.0) if args.watch else None,
         "settle_s": args.settle or 5.0,
@@ -207,9 +216,10 @@ def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
     from beamside.sources.particles import ParticleFile, ParticleFolder
 
     path = Path(values["particles"])
+    trusted = [Path(folder) for folder in values.get("trust", ["/"])]  # a run of before the option read from anywhere
     if path.is_dir():
-        return ParticleFolder(path, watch=values["watch"], settle_s=values["settle_s"], header=header)
-    return ParticleFile(path, header=header)
+        return ParticleFolder(path, watch=values["watch"], settle_s=values["settle_s"], header=header, trusted=trusted)
+    return ParticleFile(path, header=header, trusted=trusted)
 
 
 def _options(args: argparse.Namespace) -> ClassifyOptions:

@@ -30,4 +30,6 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {merged.particles:,} particles of {merged.stacks:,} stacks; optics groups: "
         f"{merged.optics_groups}."
     )
+    if merged.trust is not None:
+        print(f"Its stacks lie elsewhere: classify it with --trust {merged.trust}")
     return 0

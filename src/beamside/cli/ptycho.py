@@ -240,6 +240,7 @@ def _scan_options(args: argparse.Namespace) -> ScanOptions:
         background=args.background,
         propagation=args.propagation,
         defocus_m=args.source_distance,
+        lost_frames=args.lost_frames,
         mapping=dict(args.map),
     )
 

@@ -107,6 +107,12 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--propagation", choices=("far", "near"), default="far", help="far field or near field (far)")
     add("--source-distance", type=float, metavar="M", help="near field: from the focus to the sample")
     add(
+        "--lost-frames",
+        choices=("refuse", "leave-out"),
+        default="refuse",
+        help="a file in whose middle frames were never written: refuse it, or leave them out and go on (refuse)",
+    )
+    add(
         "--map",
         type=_mapping,
         action="append",

@@ -37,4 +37,6 @@ def run(args: argparse.Namespace) -> int:
     chosen = select(args.run_dir, args.classes, args.out, reject=args.reject)
     state = "" if chosen.finished else " The run has not finished: these are the classes of its newest snapshot."
     print(f"{args.out}: {chosen.particles:,} of {chosen.of:,} particles.{state}")
+    if chosen.trust is not None:
+        print(f"Its stacks lie elsewhere: classify it with --trust {chosen.trust}")
     return 0

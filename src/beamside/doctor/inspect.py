@@ -73,7 +73,7 @@ def examine_set(made: ParticleSet, places: Places, *, all_images: bool) -> Exami
     """Counts, ranges and oddities of one particle set."""
     stacks = look_up_stacks(made, places)
     result = Examination(str(made.path), made.form, facts_of(made, stacks))
-    result.oddities += oddities(made, stacks, root=places.root, all_images=all_images)
+    result.oddities += oddities(made, stacks, places, all_images=all_images)
     return result
 
 

@@ -25,7 +25,7 @@ from beamside.formats.atomic import replacing
 from beamside.formats.mrc import MrcInfo
 from beamside.formats.star import Columns, StarTable, finite_floats, loop_head, loop_rows
 from beamside.sources.particle_table import CTF_LABELS, OPTIONAL_LABELS, RESULT_LABELS
-from beamside.sources.stacks import Places, locate, name_under, split_names, stack_info
+from beamside.sources.stacks import Places, locate, name_under, split_names, stack_info, trust_needed
 
 LEFT_BEHIND = RESULT_LABELS | {
     "rlnAngleRotPrior",
@@ -45,7 +45,8 @@ LEFT_BEHIND = RESULT_LABELS | {
 
 @dataclass
 class Merged:
-    """What went into the new file. `repeated`: rows that named a particle again; `dropped`: columns left behind."""
+    """What went into the new file. `repeated`: rows that named a particle again; `dropped`: columns left behind;
+    `trust`: the folder that a run on it has to trust, where stacks lie outside of the new file's."""
 
     particles: int = 0
     repeated: int = 0
@@ -53,6 +54,7 @@ class Merged:
     optics_groups: int = 0
     inputs: dict[str, int] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
+    trust: Path | None = None
 
 
 def merge(out: Path, inputs: Sequence[Path]) -> Merged:
@@ -71,6 +73,7 @@ def merge(out: Path, inputs: Sequence[Path]) -> Merged:
                 joined = _Joiner(out, sets)
                 joined.write_rows(rows)
                 joined.prove_names()
+                joined.merged.trust = trust_needed(out, [info.path for info in joined.stacks.infos])
                 file.write(joined.head().encode("utf-8", errors="surrogateescape"))
                 rows.seek(0)
                 shutil.copyfileobj(rows, file, 1 << 22)

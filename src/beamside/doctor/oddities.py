@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from beamside.doctor.census import Flags, ParticleSet
 from beamside.errors import BeamsideError, FormatError
 from beamside.formats.mrc import MrcInfo, read_images, read_info
 from beamside.run.guard import Severity
-from beamside.sources.stacks import Places, lies_under
+from beamside.sources.stacks import Places, lies_under, trust_needed
 
 SAMPLED_IMAGES = 300
 _BLOCK = 128
@@ -58,10 +57,10 @@ def look_up_stacks(made: ParticleSet, places: Places) -> Stacks:
     return found
 
 
-def oddities(made: ParticleSet, stacks: Stacks, *, root: Path, all_images: bool) -> Iterator[Oddity]:
+def oddities(made: ParticleSet, stacks: Stacks, places: Places, *, all_images: bool) -> Iterator[Oddity]:
     """All that is odd, in the order in which a run would meet it."""
     yield from _tables(made)
-    yield from _stacks(made, stacks, root)
+    yield from _stacks(made, stacks, places)
     yield from _results(made)
     yield from _classes(made)
     yield from _ctf(made)
@@ -93,7 +92,7 @@ def _tables(made: ParticleSet) -> Iterator[Oddity]:
         )  # fmt: skip
 
 
-def _stacks(made: ParticleSet, stacks: Stacks, root: Path) -> Iterator[Oddity]:
+def _stacks(made: ParticleSet, stacks: Stacks, places: Places) -> Iterator[Oddity]:
     lost = np.flatnonzero(made.stack < 0)
     if lost.size:
         yield _out_of_range(
@@ -127,13 +126,15 @@ def _stacks(made: ParticleSet, stacks: Stacks, root: Path) -> Iterator[Oddity]:
             "table.readable", Severity.STOP, f"the boxes are not one square size: {shown} px.",
             "Images of different sizes cannot be averaged.", "Refuses the set; extract all with one box.",
         )  # fmt: skip
-    outside = [str(info.path) for info in stacks.infos.values() if not lies_under(root, info.path)]
-    if outside:
-        yield Oddity(
-            "input.outside", Severity.NOTE,
-            f"{counted(len(outside), 'stack', 'lies', 'lie')} outside of {root}, the first {outside[0]}.",
-            "They may move without the set.", "Reads them, and says so; a result names them by absolute path.",
-        )  # fmt: skip
+    outside = {n: info.path for n, info in stacks.infos.items() if not lies_under(places.root, info.path)}
+    away = [path for n, path in outside.items() if not places.holds(made.stacks[n], path)]
+    for found, severity, answer in (
+        ([path for path in outside.values() if path not in away], Severity.NOTE, "Reads them, and says so."),
+        (away, Severity.STOP, f"Refuses the table, unless it is given --trust {trust_needed(places.table, away)}."),
+    ):
+        if found:
+            saw = f"{counted(len(found), 'stack', 'lies', 'lie')} outside of {places.root}, the first {found[0]}."
+            yield Oddity("input.outside", severity, saw, "They may move without the set.", answer)
 
 
 def _out_of_range(saw: str) -> Oddity:

@@ -53,7 +53,8 @@ def examine_run(folder: Path, *, all_images: bool) -> Examination:
         given = Path(store.manifest["options"]["particles"])
         root = given if given.is_dir() else given.parent
         made = set_of_records(folder, records, _assigned(store, len(records)), header.fields)
-        inner = examine_set(made, Places(given, root), all_images=all_images)
+        anywhere = Places(given, root, (Path("/"),))  # the run has judged where its stacks lie
+        inner = examine_set(made, anywhere, all_images=all_images)
         result.facts |= inner.facts
         result.oddities += [found for found in inner.oddities if found.name != "fresh.clean"]
     return result

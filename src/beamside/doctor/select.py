@@ -22,16 +22,18 @@ from beamside.run.source import Record
 from beamside.run.store import Store
 from beamside.sources.particle_export import particle_tables
 from beamside.sources.particle_table import decode
-from beamside.sources.stacks import name_under
+from beamside.sources.stacks import name_under, trust_needed
 
 
 @dataclass(frozen=True)
 class Selected:
-    """How many particles were chosen of how many, and whether the run had finished."""
+    """How many particles were chosen of how many, whether the run had finished, and the folder that a next run has to
+    trust, where stacks lie outside of the new file's."""
 
     particles: int
     of: int
     finished: bool
+    trust: Path | None
 
 
 def select(run_dir: Path, classes: Sequence[int], out: Path, *, reject: bool = False) -> Selected:
@@ -63,8 +65,10 @@ def select(run_dir: Path, classes: Sequence[int], out: Path, *, reject: bool = F
         raise InputError("no particle is in the chosen classes.", where=str(run_dir), remedy="Choose other classes.")
     with Ledger(run_dir / ledgers.NAME, read_only=True) as ledger:
         records = ledger.records()[: assigned.size]
-    _write(out, [records[row] for row in rows.tolist()], rows.tolist(), store, about["notes"], tables["particles"])
-    return Selected(int(rows.size), int(assigned.size), store.result.is_dir())
+    trust = _write(
+        out, [records[row] for row in rows.tolist()], rows.tolist(), store, about["notes"], tables["particles"]
+    )
+    return Selected(int(rows.size), int(assigned.size), store.result.is_dir(), trust)
 
 
 def _newest(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -84,19 +88,16 @@ def _write(
     store: Store,
     notes: dict[str, Any],
     table: dict[str, list[Any]],
-) -> None:
+) -> Path | None:
     given = Path(store.manifest["options"]["particles"])
     root = given if given.is_dir() else given.parent
     optics, particles = particle_tables(
         records, root=root, box_px=int(notes["box_px"]), pixel_size_A=float(notes["pixel_size_A"])
     )
-    particles["rlnImageName"] = [_name(record, root, out) for record in records]
+    found = [decode(record) for record in records]
+    stacks = {p.stack: Path(os.path.normpath(os.path.join(os.path.abspath(root), p.stack))) for p in found}
+    names = {text: name_under(Path(os.path.abspath(out)).parent, stack) for text, stack in stacks.items()}
+    particles["rlnImageName"] = [f"{p.index:06d}@{names[p.stack]}" for p in found]
     results = {label: column(np.array([table[name][row] for row in rows])) for label, name in RESULTS.items()}
     write_data(out, optics, particles, results)
-
-
-def _name(record: Record, root: Path, out: Path) -> str:
-    """The image as it is found from the new file's folder."""
-    particle = decode(record)
-    stack = Path(os.path.normpath(os.path.join(os.path.abspath(root), particle.stack)))
-    return f"{particle.index:06d}@{name_under(Path(os.path.abspath(out)).parent, stack)}"
+    return trust_needed(out, stacks.values())

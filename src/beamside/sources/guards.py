@@ -35,7 +35,7 @@ READABLE, SETTLED, OUTSIDE, REPEATED, INACTIVE, PIXEL_SIZE, RESULTS, OTHER, CLEA
     (
         "input.outside", "files", "stacks outside of the data folder, by path or by a symbolic link", "any",
         "docs/decisions/0071-paths-that-leave.md", Severity.NOTE,
-        "Such stacks move or vanish without the data folder.",
+        "A table that leads out of its folder is refused unless --trust names where to; then it is a note.",
         "Keep those files in place: a result refers to them by absolute path, or through the link.",
     ),
     (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,13 @@ class _Tables:
     unfinished: bool = False
 
 
-def read_particles(path: Path, root: Path, *, growing: bool = False, known: Container[str] = ()) -> ParticleTable:
+def read_particles(
+    path: Path, root: Path, *, growing: bool = False, known: Container[str] = (), trusted: Sequence[Path] = ()
+) -> ParticleTable:
     """The particles of `path`, a STAR file or a SIMPLE project, whose keys are not in `known`.
 
     Keys are relative to the data root `root`. growing: the file may still be appended to; see `read_growing_star`.
+    trusted: folders beside the data folder in which stacks may lie.
     Raises FormatError for a damaged file, NoParticlesError where there is no particle table, NotYetError where a
     stack is absent or too short, InputError for whatever else cannot be used; all name the file, and the row where
     one is at fault.
@@ -137,7 +140,7 @@ def read_particles(path: Path, root: Path, *, growing: bool = False, known: Cont
     rows = read.rows
     if not len(rows):
         raise NotYetError("has a particle table without rows.", where=str(path), remedy="Write its particles.")
-    images = find_images(rows.columns["rlnImageName"], Places(path, root), rows.place)
+    images = find_images(rows.columns["rlnImageName"], Places(path, root, tuple(trusted)), rows.place)
     optics, group = _optics(path, read.blocks, rows)
     has_ctf = _check_numbers(rows, read.blocks)
     pixel_size_A, origin = _pixel_size(rows, read.blocks.get("optics"), images)

@@ -31,8 +31,8 @@ def _header(table: ParticleTable) -> Header:
 class _Particles:
     """What both sources share: the header, the keys given out, the findings not yet collected, batches."""
 
-    def __init__(self, root: Path, header: Header | None) -> None:
-        self.root = root
+    def __init__(self, root: Path, header: Header | None, trusted: Sequence[Path]) -> None:
+        self.root, self.trusted = root, trusted
         self._agreed = header
         self._known: set[str] = set()
         self._findings: list[Finding] = []
@@ -88,19 +88,22 @@ class _Particles:
 class ParticleFile(_Particles):
     """All particles of one finished STAR file, or of a SIMPLE project.
 
-    root: the data root, relative to which particles are named; the file's folder unless given.
+    root: the data root, relative to which particles are named; the file's folder unless given. trusted: folders
+    beside the data folder in which stacks may lie (docs/decisions/0071).
     Whatever is wrong with the file is raised by `header` or `poll` as FormatError or InputError.
     """
 
-    def __init__(self, path: Path, root: Path | None = None, header: Header | None = None) -> None:
-        super().__init__(root or path.parent, header)
+    def __init__(
+        self, path: Path, root: Path | None = None, header: Header | None = None, trusted: Sequence[Path] = ()
+    ) -> None:
+        super().__init__(root or path.parent, header, trusted)
         self.path = path
         self._records: list[Record] | None = None
         self._given = False
 
     def _read(self) -> list[Record]:
         if self._records is None:
-            self._records = self._accept(read_particles(self.path, self.root))
+            self._records = self._accept(read_particles(self.path, self.root, trusted=self.trusted))
         return self._records
 
     def header(self) -> Header | None:
@@ -137,7 +140,8 @@ class ParticleFolder(_Particles):
     when it has been missing for `patience_s`. A damaged file is set aside with a finding until it changes.
 
     watch: False takes what is there once it has settled, and is exhausted then; a folder none of whose files could be
-    used raises the first file's error. header: what the run has agreed on already, when it is resumed.
+    used raises the first file's error. header: what the run has agreed on already, when it is resumed. trusted: as for
+    `ParticleFile`.
     """
 
     def __init__(
@@ -148,9 +152,10 @@ class ParticleFolder(_Particles):
         settle_s: float = 5.0,
         patience_s: float = 60.0,
         header: Header | None = None,
+        trusted: Sequence[Path] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(folder, header)
+        super().__init__(folder, header, trusted)
         if not folder.is_dir():
             raise InputError("is not a folder.", where=str(folder), remedy="Give the folder particles arrive in.")
         self.watch, self.patience_s, self.clock = watch, patience_s, clock
@@ -198,7 +203,7 @@ class ParticleFolder(_Particles):
     def _read(self, path: Path, file: _File, now: Signature) -> list[Record]:
         begun = self.clock()
         try:
-            table = read_particles(path, self.root, growing=self.watch, known=self._known)
+            table = read_particles(path, self.root, growing=self.watch, known=self._known, trusted=self.trusted)
             self._await_stacks(table)
             records = self._accept(table)
         except NotYetError as error:

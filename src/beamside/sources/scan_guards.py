@@ -25,9 +25,9 @@ GUARDS = owned(
     ),
     (
         "files.checksum", "files", "frames or positions whose chunk was never written although a later one was", "any",
-        "HDF5 reads such a chunk as zeros; docs/decisions/0070-lost-frames.md", Severity.SUSPECT,
-        "A frame of zeros that was never measured is no data.",
-        "They are left out of the reconstruction.",
+        "HDF5 reads such a chunk as zeros; docs/decisions/0070-lost-frames.md", Severity.REFUSE,
+        "A frame of zeros that was never measured is no data (suspect, and left out, by --lost-frames leave-out).",
+        "Copy the file again; if the frames are lost for good, give --lost-frames leave-out.",
     ),
     (
         "geometry.nominal", "files", "wavelength, distance, detector pixel", "none is known; positions are in pixels",

@@ -28,6 +28,8 @@ class ScanOptions:
     saturation: counts from which a pixel is unknown. mask, dark, flat, background: .npy files of the detector's shape
     (a mask is non-zero where a pixel measures).
     propagation: "far" or "near"; defocus_m: from the source to the sample, for the near field of a diverging beam.
+    lost_frames: what becomes of a finished file whose middle has frames, or positions, that were never written:
+    "refuse" it, or "leave-out" those frames.
     mapping: where the parts of the scan lie in an HDF5 or .npz file of unknown layout.
     """
 
@@ -48,6 +50,7 @@ class ScanOptions:
     background: str | None = None
     propagation: str = "far"
     defocus_m: float | None = None
+    lost_frames: str = "refuse"
     mapping: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class ScanOptions:
                 raise OptionError(f"{name} = {value} must be positive.")
         if self.propagation not in ("far", "near"):
             raise OptionError(f"the propagation {self.propagation!r} is neither far nor near.")
+        if self.lost_frames not in ("refuse", "leave-out"):
+            raise OptionError(f"lost frames are refused or left out, not {self.lost_frames!r}.")
         if self.propagation == "far" and self.defocus_m is not None:
             raise OptionError("a distance from source to sample changes nothing in the far field.")
         if self.propagation == "near" and self.dc is not None:
@@ -80,8 +85,9 @@ class ScanOptions:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The options that `to_json` gave; other names are ignored."""
+        """The options that `to_json` gave; other names are ignored. A run of before `lost_frames` leaves them out."""
         known = {name.name: values[name.name] for name in dataclasses.fields(cls) if name.name in values}
+        known.setdefault("lost_frames", "leave-out")
         if isinstance(known.get("dc"), list):
             known["dc"] = (int(known["dc"][0]), int(known["dc"][1]))
         return cls(**known)

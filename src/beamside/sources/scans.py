@@ -164,13 +164,15 @@ class ScanFile:
         total, holes, _ = contents.frame_rows()
         positions_m = contents.positions_m()
         numbers = contents.numbers(total)
-        self._unwritten(holes, contents.declared() - total, numbers)
+        beyond = contents.declared() - total
+        if beyond > 0:
+            text = f"the file has room for {beyond} more frames that were never written."
+            self._say(Finding("input.settled", Severity.NOTE, text, "The scan ends before them."))
+        self._never_written(numbers, holes, "were never written and would read as zeros")
         rows = np.setdiff1d(np.arange(total), holes)
         hollow = np.intersect1d(rows, contents.position_holes())
-        if hollow.size:
-            what = "have a position that was never written and would read as zeros"
-            self._lost("files.checksum", Severity.SUSPECT, numbers[hollow], what)
-            rows = np.setdiff1d(rows, hollow)
+        self._never_written(numbers, hollow.tolist(), "have a position that was never written and would read as zeros")
+        rows = np.setdiff1d(rows, hollow)
         bare = rows[rows >= len(positions_m)]
         if bare.size:
             self._lost("positions.complete", Severity.SUSPECT, numbers[bare], "have no position")
@@ -181,13 +183,22 @@ class ScanFile:
             )
         return self._accept(rows[rows < len(positions_m)], positions_m, numbers)
 
-    def _unwritten(self, holes: list[int], beyond: int, numbers: NDArray[np.int64]) -> None:
-        if holes:
-            what = "were never written and would read as zeros"
-            self._lost("files.checksum", Severity.SUSPECT, numbers[holes], what)
-        if beyond > 0:
-            text = f"the file has room for {beyond} more frames that were never written."
-            self._say(Finding("input.settled", Severity.NOTE, text, "The scan ends before them."))
+    def _never_written(self, numbers: NDArray[np.int64], rows: list[int], what: str) -> None:
+        """Refuse a file that has lost frames in its middle, or name those that are left out.
+
+        InputError, unless the options say that they are.
+        """
+        if not rows:
+            return
+        remedy = "They are left out of the reconstruction."
+        found = lost_finding("files.checksum", Severity.SUSPECT, numbers[rows].tolist(), what, remedy)
+        if self.options.lost_frames == "refuse":
+            raise InputError(
+                f"files.checksum: {found.saw}",
+                where=self.where,
+                remedy="Copy the file again; if the frames are lost for good, --lost-frames leave-out goes on without.",
+            )
+        self._say(found)
 
     # a growing file
 

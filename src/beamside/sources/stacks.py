@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ class NotYetError(InputError):
 class Places:
     """Where a path in a table is looked up: the table's folder, the data root, then the table's parent folders.
 
-    The last is how RELION writes paths: relative to the project's folder.
+    The last is how RELION writes paths: relative to the project's folder. trusted: folders in which stacks may lie
+    beside these.
     """
 
     table: Path
     root: Path
+    trusted: tuple[Path, ...] = ()
 
     def find(self, text: str) -> Path | None:
         """The first plain file that `text` names, or None."""
@@ -38,6 +40,19 @@ class Places:
                 if candidate.is_file():
                     return candidate
         return None
+
+    def holds(self, text: str, stack: Path) -> bool:
+        """Whether `stack`, which `text` names, is still in the data folder when all links are followed.
+
+        That is the data root, the table's folder, or the folder above it from which `text` leads down to the stack;
+        beside these, a trusted one.
+        """
+        start, down = Path(os.path.abspath(self.table)).parent, os.path.normpath(text)
+        folders = [start, self.root, *self.trusted]
+        if not os.path.isabs(down) and not down.startswith(os.pardir):
+            project = str(stack).removesuffix(os.sep + down)
+            folders += [Path(project)] if project else []  # a project is never the whole file system
+        return any(lies_under(folder, stack) for folder in folders)
 
     def words(self) -> str:
         """Where it looks, for people."""
@@ -85,7 +100,8 @@ def find_images(image_names: Sequence[str], places: Places, place: Callable[[int
     """Resolve `000017@stack.mrcs` for every row; `place` names a row for a person.
 
     Raises NotYetError for a stack that is absent or cut and for an image beyond the end of its stack, InputError for
-    a name that is no image name and for boxes that are not square or not all the same.
+    a name that is no image name, for a stack outside of the data folder, and for boxes that are not square or not all
+    the same.
     """
     index, texts = split_names(image_names, place)
     found: dict[str, int] = {}
@@ -96,6 +112,7 @@ def find_images(image_names: Sequence[str], places: Places, place: Callable[[int
     for row, text in enumerate(texts):
         if text not in found:
             name, path = locate(text, places, place, row)
+            _require_inside(text, path, places, place, row)
             if name not in infos:
                 infos[name] = len(stacks)
                 stacks.append(stack_info(path, stacks[0] if stacks else None, place, row))
@@ -147,6 +164,26 @@ def locate(text: str, places: Places, place: Callable[[int], str], row: int) -> 
             f"the stack's path {name!r} is not UTF-8.", where=place(row), remedy="Rename the file."
         ) from error
     return name, path
+
+
+def _require_inside(text: str, path: Path, places: Places, place: Callable[[int], str], row: int) -> None:
+    if places.holds(text, path):
+        return
+    real = os.path.realpath(path)
+    link = "" if real == os.path.abspath(path) else f" (by a link to {real})"
+    raise InputError(
+        f"input.outside: the stack {text} leaves the data folder{link}.",
+        where=place(row),
+        remedy=f"If it belongs to these particles, give --trust {os.path.dirname(real)}.",
+    )
+
+
+def trust_needed(table: Path, stacks: Iterable[Path]) -> Path | None:
+    """The folder that a run has to trust for a table to name these stacks by location; None for none."""
+    away = [
+        os.path.dirname(os.path.realpath(p)) for p in stacks if not lies_under(Path(os.path.abspath(table)).parent, p)
+    ]
+    return Path(os.path.commonpath(away)) if away else None
 
 
 def stack_info(path: Path, first: MrcInfo | None, place: Callable[[int], str], row: int) -> MrcInfo:
