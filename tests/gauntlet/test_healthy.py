@@ -11,6 +11,7 @@ import pytest
 
 from beamside.formats.star import StarTable, read_star, write_star
 from tests.gauntlet.drive import run, verdict, write_session
+from tests.gauntlet.kills import began_from_a_volume
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,19 @@ class Healthy:
     options: tuple[object, ...] = ()
     classes: int = 4
     order: str = "as written"
+    volume: bool = False
+    """Whether the classes begin as views of one volume, which takes 500 particles that it explains."""
 
 
 RUNS = {
     "plain": Healthy(),
-    "a ring instead of a walk": Healthy({"structure": "ring", "seed": 4}),
-    "little noise": Healthy({"snr": 4.0, "seed": 5}),
+    "from a volume": Healthy({"count": 520, "seed": 19}, ("--first-batch", "500"), classes=8, volume=True),
+    "from a volume of a ring, little noise": Healthy(
+        {"structure": "ring", "snr": 3.0, "count": 520, "seed": 20},
+        ("--first-batch", "500", "--batch-size", "10"),
+        classes=6,
+        volume=True,
+    ),
     "much noise": Healthy({"snr": 0.1, "count": 400, "seed": 6}),
     "pink noise": Healthy({"noise": "pink", "seed": 7}),
     "larger boxes, finer pixels": Healthy({"box_px": 48, "pixel_size_A": 5.0, "seed": 8}, ("--max-resolution", "15")),
@@ -55,7 +63,10 @@ def reorder(star: Path, order: str) -> None:
     write_star(star, [tables["optics"], StarTable(columns, name="particles")])
 
 
-@pytest.mark.parametrize("name", RUNS)
+SLOW = ("by defocus", "backwards", "preferred views, few classes")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in RUNS])
 def test_nothing_stops_and_nothing_is_suspect(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     healthy = RUNS[name]
     star = write_session(tmp_path / "session", **healthy.recipe)
@@ -64,3 +75,4 @@ def test_nothing_stops_and_nothing_is_suspect(name: str, tmp_path: Path, capsys:
     assert ran.status == 0, ran.said
     assert [found for found in ran.findings if found[1] != "note"] == []
     assert verdict(ran.folder) == "trusted"
+    assert began_from_a_volume(ran.folder) == healthy.volume
