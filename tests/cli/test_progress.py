@@ -55,6 +55,22 @@ def test_a_terminal_is_not_flooded() -> None:
     assert stream.getvalue().count("\r") <= 6
 
 
+@pytest.mark.parametrize("moving", [True, False])
+def test_reading_is_shown_on_a_terminal_and_in_a_log_when_it_lasts(moving: bool) -> None:
+    stream, clock = Terminal() if moving else io.StringIO(), FakeClock()
+    progress = TerminalProgress(stream=stream, clock=clock)
+    reading = Report(Activity.READING, 120, 50, 50, None)
+    for fraction in (0.1, 0.2):
+        progress.update(reading)
+        progress.update(working(fraction))
+    said = stream.getvalue()
+    assert said.count("120 items, 50 in use  reading items") == (2 if moving else 1), said
+    assert said.count("round 1") == (2 if moving else 1), said
+    clock.now = 31.0
+    progress.update(reading)
+    assert stream.getvalue().count("reading items") == (3 if moving else 2)
+
+
 def test_waiting_says_how_many_are_missing() -> None:
     stream = Terminal()
     TerminalProgress(stream=stream, clock=FakeClock()).update(waiting())

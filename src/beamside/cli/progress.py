@@ -44,10 +44,12 @@ class TerminalProgress:
         """Show where the run is."""
         now = self._clock()
         fraction = report.progress.fraction if report.progress is not None else 0.0
-        changed = self._activity is not report.activity
+        # Reading is a moment of most runs; a log hears of it only when nothing else was written for a while.
+        told = self._moving or report.activity is not Activity.READING
+        changed = told and self._activity is not report.activity
         if changed or fraction < self._fraction:
             self._round_began, self._round_from = now, fraction
-        self._activity, self._fraction = report.activity, fraction
+        self._activity, self._fraction = report.activity if told else self._activity, fraction
         ended = report.progress is not None and (report.progress.round_ended or report.progress.finished)
         due = now - self._drawn >= (_REDRAW_S if self._moving else _PLAIN_EVERY_S)
         if self._quiet or not (due or changed or (ended and report.activity is Activity.WORKING)):

@@ -186,6 +186,7 @@ class _Loop:
 
     def ingest(self, row: BatchRow) -> None:
         """Hand a recorded batch to the engine."""
+        self.reporter.update(self.report(Activity.READING))
         self.used += row.n
         batch = self.source.batch(self.ledger.records(row))
         self.keeper.last_batch = batch

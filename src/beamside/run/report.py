@@ -16,6 +16,8 @@ class Activity(enum.StrEnum):
 
     WAITING = "waiting for items"
     PAUSED = "paused"
+    READING = "reading items"
+    """A batch has been cut and is read; from a slow disk that takes a while."""
     WORKING = "working"
 
 
