@@ -6,10 +6,9 @@ Two figures an engine, each over the time in `step` and `ingest` that is neither
 
 - guards: the checks themselves, at every step (`run_guards`). One over the bound of 2 % is named with its own share.
 - with evidence: what is computed only so that a guard can look at it is added. Pixels looked through for NaN (in
-  classify all that `ingest` does, reading included), the
-  displacement of halves, the comparison of geometries, how much an arrival changed the object, the margin by which a
-  volume explains particles better than free classes, the second pass over held-out images, and the fresh process that
-  reads a saved model (its own processor time, imports and all).
+  classify all that `ingest` does, reading included), the displacement of halves, the comparison of geometries, how
+  much an arrival changed the object, the margin by which a volume explains particles better than free classes, the
+  second pass over held-out images, and the fresh process that reads a saved model (its own time, imports and all).
 
 The loop, its files and its pictures are not counted. Processor time, of this process and of those it waited for, so
 that what else the machine does makes no difference.
@@ -165,7 +164,7 @@ def ptycho(folder: Path, minutes: float) -> Spent:
     from beamside.simulate.scan import Scan, ScanRecipe
     from beamside.simulate.scan_files import write_scan
 
-    write_scan(folder / "scan.cxi", Scan(ScanRecipe(frames=1000, frame_px=128)))
+    write_scan(folder / "scan.cxi", Scan(ScanRecipe(frames=4000, frame_px=128)))
     return measure("ptycho", Ptychography, ["ptycho", str(folder / "scan.cxi"), str(folder / "run"), *QUIET])
 
 
