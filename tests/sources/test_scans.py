@@ -20,6 +20,7 @@ from beamside.run.source import Record, Source
 from beamside.sources.scan_options import ScanOptions
 from beamside.sources.scans import ScanFile
 from tests.formats import scan_files as made
+from tests.run.toy import FakeClock
 
 
 @pytest.fixture(name="opened")
@@ -399,6 +400,33 @@ def test_a_growing_file_is_followed_and_no_item_is_partial(chunk: int, tmp_path:
     assert np.allclose(batch.columns["position_m"], made.positions_m(60)[:45])
     assert source.header().fields["count"] is None
     assert source.findings() == []
+
+
+def test_a_growing_file_that_lost_frames_says_which(tmp_path: Path, opened: Any) -> None:
+    """Once, after a while; a frame that comes late is used."""
+    clock = FakeClock()
+    path = tmp_path / "live.cxi"
+    source = opened(path, watch=True, clock=clock)
+    file = begin_growing(path, 1)
+    file.swmr_mode = True
+    place(file, 0, 40)
+    grow(file, 0, 20)
+    file["entry_1/data_1/data"].resize(30, axis=0)
+    for row in (20, 21, 23, 24, 26):
+        file["entry_1/data_1/data"][row] = made.frames(60)[row]
+    file["entry_1/data_1/data"].flush()
+    assert [r.key for r in source.poll()] == [f"frame {n}" for n in [*range(22), 23, 24, 26]]
+    clock.now = 9.0
+    assert source.poll() == [] and source.findings() == []
+    clock.now = 10.0
+    assert source.poll() == []
+    (found,) = source.findings()
+    assert (found.guard, found.severity, found.values["frames"]) == ("files.checksum", Severity.SUSPECT, [22, 25])
+    file["entry_1/data_1/data"][25] = made.frames(60)[25]
+    file["entry_1/data_1/data"].flush()
+    clock.now = 30.0
+    assert [r.key for r in source.poll()] == ["frame 25"] and source.findings() == []
+    file.close()
 
 
 def test_a_file_that_its_writer_holds_is_waited_for(tmp_path: Path, opened: Any) -> None:

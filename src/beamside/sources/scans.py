@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from beamside.sources.scan_options import ScanOptions
 from beamside.sources.settling import signature
 
 _NO_OPTIONS = ScanOptions()
+_LATE_S = 10.0
+"""How long a frame of a growing file may stay behind later ones before that is said."""
 
 
 class ScanFile:
@@ -42,8 +45,10 @@ class ScanFile:
         *,
         watch: bool = False,
         header: Header | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path, self.options, self.watch = path, options, watch
+        self.path, self.options, self.watch, self.clock = path, options, watch, clock
+        self._behind: dict[int, float] = {}
         self._agreed = header
         self._view: Any = None
         self._contents: Contents | None = None
@@ -226,8 +231,25 @@ class ScanFile:
         rows = rows[np.isfinite(positions_m[rows]).all(1)]
         if deep != 1 and rows.size:
             rows = self._not_blank(contents, rows)
-        waiting = len(self._given) + rows.size < LEAST_FOR_STATISTICS
-        return [] if waiting else self._accept(rows, positions_m, contents.numbers(total))
+        if len(self._given) + rows.size < LEAST_FOR_STATISTICS:
+            return []
+        numbers = contents.numbers(total)
+        records = self._accept(rows, positions_m, numbers)
+        self._name_late(numbers)
+        return records
+
+    def _name_late(self, numbers: NDArray[np.int64]) -> None:
+        """Say, once, which frames or positions have not come although later ones have long been there."""
+        now, last = self.clock(), max(self._given)
+        missing = set(range(last)) - self._given if len(self._given) <= last else set()
+        self._behind = {row: self._behind.get(row, now) for row in missing}
+        due = sorted(row for row, since in self._behind.items() if since + _LATE_S <= now)
+        if due:
+            what = f"have not been written {_LATE_S:g} s after later ones"
+            self._say(
+                lost_finding("files.checksum", Severity.SUSPECT, numbers[due].tolist(), what, "They are waited for.")
+            )
+            self._behind |= dict.fromkeys(due, float("inf"))
 
     def _reopen(self) -> None:
         if isinstance(self._view, Hdf5Reader):
