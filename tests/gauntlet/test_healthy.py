@@ -28,7 +28,7 @@ class Healthy:
 
 RUNS = {
     "plain": Healthy(),
-    "from a volume": Healthy({"count": 520, "seed": 19}, ("--first-batch", "500"), classes=8, volume=True),
+    "from a volume": Healthy({"count": 520, "snr": 2.0, "seed": 19}, ("--first-batch", "500"), classes=8, volume=True),
     "from a volume of a ring, little noise": Healthy(
         {"structure": "ring", "snr": 3.0, "count": 520, "seed": 20},
         ("--first-batch", "500", "--batch-size", "10"),
