@@ -31,7 +31,7 @@ RUNS = {
     "from a volume": Healthy({"count": 520, "snr": 2.0, "seed": 19}, ("--first-batch", "500"), classes=8, volume=True),
     "from a volume of a ring, little noise": Healthy(
         {"structure": "ring", "snr": 3.0, "count": 520, "seed": 20},
-        ("--first-batch", "500", "--batch-size", "10"),
+        ("--first-batch", "500", "--batch-size", "10", "--start", "volume"),
         classes=6,
         volume=True,
     ),
