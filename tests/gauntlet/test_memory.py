@@ -13,7 +13,6 @@ import pytest
 from beamside.simulate.scan_files import write_scan
 from tests.ptycho import scene
 
-
 LAUNCHER = """
 import resource, subprocess, sys
 status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
