@@ -155,6 +155,19 @@ def test_cells_find_separate_views_and_place_particles() -> None:
     assert label.tolist() == [0, 1, 2] and np.allclose(alpha.numpy(), [0.5, -0.5, 3.0], atol=1e-6)
 
 
+def test_cells_follow_more_particles_and_stay_what_they_were() -> None:
+    """Each goes to the middle of its particles, and its image turns no more than a shift along the sphere asks."""
+    generator = np.random.default_rng(3)
+    before = sphere.turned_frames(sphere.frames_along(np.eye(3)), np.array([0.4, -2.0, 1.0]))
+    middles = before[:, 2] + 0.15 * before[:, 0]
+    views = np.repeat(middles, 200, 0) + 0.02 * generator.normal(size=(600, 3))
+    after = cells.moved(views / np.linalg.norm(views, axis=1, keepdims=True), before)
+    assert np.allclose(after @ after.swapaxes(1, 2), np.eye(3)) and np.allclose(np.linalg.det(after), 1)
+    assert np.allclose(after[:, 2], middles / np.linalg.norm(middles, axis=1, keepdims=True), atol=1e-2)
+    turned = np.degrees(np.arccos(np.clip((np.trace(after @ before.swapaxes(1, 2), axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    assert np.allclose(turned, np.degrees(np.arctan(0.15)), atol=0.5), "no more than the directions moved"
+
+
 def test_more_cells_than_views_are_still_directions() -> None:
     """Particles that all look from one side: no cell is lost or not a number."""
     centres = cells.centres(np.tile([[0.0, 0.0, 1.0]], (5, 1)), 3, np.random.default_rng(0))

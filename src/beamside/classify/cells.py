@@ -23,6 +23,17 @@ def centres(views: sphere.Array, count: int, generator: np.random.Generator) -> 
     return best
 
 
+def moved(views: sphere.Array, cells: sphere.Array) -> sphere.Array:
+    """(K, 3, 3) cells whose directions follow those of more particles; each stays the cell that it was.
+
+    Their images turn as little as they can: the x axis stays but for what the new direction takes of it.
+    """
+    toward = _settled(views, cells[:, 2])
+    x = cells[:, 0] - (cells[:, 0] * toward).sum(1, keepdims=True) * toward
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return np.stack([x, np.cross(toward, x), toward], 1)
+
+
 def _begun(views: sphere.Array, count: int, generator: np.random.Generator) -> sphere.Array:
     """k-means++: each centre is a direction far from those before it."""
     chosen = views[generator.choice(len(views), 1)]

@@ -264,7 +264,7 @@ class Classifier:
 
     def _divide(self, task: Task) -> None:
         forced = self.options.start == "volume"
-        if self.survey.divide(self.known, forced=forced):
+        if self.survey.divide(self.known, forced=forced, again=not task.new):
             if self.model is None:
                 self._plan(self._stage_tasks(held_stages(self.band), f"round {self.round}"))
         else:

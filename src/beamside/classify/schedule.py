@@ -135,8 +135,13 @@ def meeting_views(band: Band) -> list[Stage]:
 
 
 def closing_views(band: Band, iterations: int | None) -> list[Stage]:
-    """All particles once more, after the last have come."""
-    return [band.views("directions", _VOLUME_CYCLES[3], max(1, (iterations or _CLOSING_PASSES) // 5), COLD)]
+    """The volume of the first particles becomes that of all, after the last have come."""
+    looks = max(1, round((iterations or _CLOSING_PASSES) * 0.3))
+    return [
+        replace(band.views("volume", _VOLUME_CYCLES[1], 2 * looks + 1, 1.5, (1000, 2000)), reach_px=band.reach_px),
+        band.views("volume", _VOLUME_CYCLES[2], looks, COLD),
+        band.views("directions", _VOLUME_CYCLES[3], looks, COLD, steps=1.0),
+    ]
 
 
 def held_stages(band: Band) -> list[Stage]:

@@ -126,8 +126,11 @@ class Survey:
         if self.atlas is not None and len(self.rows):
             self.atlas.model.settle(self.population, self.sightings, self.rows)
 
-    def divide(self, known: Assignment, *, forced: bool = False) -> bool:
-        """Make classes of the directions, or put new particles into those there are. False: the volume is no use."""
+    def divide(self, known: Assignment, *, forced: bool = False, again: bool = False) -> bool:
+        """Make classes of the directions, or put new particles into those there are. False: the volume is no use.
+
+        again: the classes there are may follow the directions of all particles.
+        """
         atlas = self.atlas
         assert atlas is not None and atlas.volume is not None
         rows = self.rows
@@ -149,6 +152,8 @@ class Survey:
                 self._leave()
                 return False
             self.cells = made
+        elif again and not strange.all():
+            self.cells = cells.moved(poses[~strange.numpy(), 2], self.cells)
         if len(self.cells) == self.scene.classes:
             strange[:] = False
         self._settle()
