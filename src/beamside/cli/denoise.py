@@ -198,15 +198,14 @@ def resume(run_dir: Path) -> int:
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], DenoiseOptions]:
     """The engine and its options from what run.json holds.
 
-    InputError when the model that the run began with is gone.
+    InputError when the model that the run began with is gone, FormatError when it is damaged.
     """
     process.prepare()
     from beamside.denoise.engine import Denoiser
-    from beamside.denoise.export import find_model
     from beamside.denoise.options import DenoiseOptions
 
-    initial = None if values["init"] is None else find_model(Path(values["init"])).read_bytes()
-    return Denoiser, DenoiseOptions.from_json(values, initial)
+    initial = first_model(values["init"] or "none", values["network"])
+    return Denoiser, DenoiseOptions.from_json(values, None if initial is None else initial.read_bytes())
 
 
 def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path, used_s: float) -> int:
@@ -314,15 +313,26 @@ def _used_s(held: Any) -> float:
 def first_model(named: str | None, network: str) -> Path | None:
     """The model that --init names; by default the shipped prior of this network, where there is one.
 
+    It is read here, so that what is wrong with it is said of this file, and before there is a run directory.
+
     Raises:
         InputError: the model or the prior is absent.
+        FormatError: the file is damaged or no model.
+        OptionError: it is a model of another network.
     """
-    from beamside.denoise.export import find_model
+    from beamside.denoise.export import find_model, read_model
 
     if named == "none":
         return None
     if named not in (None, "prior"):
-        return find_model(Path(str(named)))
+        path = find_model(Path(str(named)))
+        given = read_model(path)[0].name
+        if given != network:
+            raise OptionError(
+                f"--init {path} is a model of the network {given}, but {network} is to be trained.",
+                remedy=f"Give --network {given}, or another model.",
+            )
+        return path
     from beamside import denoise
 
     path = Path(str(denoise.__file__)).parent / "priors" / f"{network}.safetensors"
