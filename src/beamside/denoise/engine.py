@@ -19,7 +19,7 @@ from beamside.denoise import blindspot, gate, stored
 from beamside.denoise.blur import gaussian_blur
 from beamside.denoise.gate import Score, Verified
 from beamside.denoise.guards import GUARDS
-from beamside.denoise.held_out import Controls, HeldOut, Image, Mask
+from beamside.denoise.held_out import Controls, HeldOut, Image, Mask, crops_within
 from beamside.denoise.intake import Intake, with_roles
 from beamside.denoise.loader import CropLoader
 from beamside.denoise.loss import Tally
@@ -36,7 +36,6 @@ from beamside.run.guard import Guard
 
 CHUNK_STEPS = 25
 _FIRST_MICROGRAPHS, _MOST_AT_ONCE = 4, 16
-_HELD_OUT_MEMORY_SHARE = 0.06
 _LESSON_SIGMA_PX = 4.0
 _SHRUNK_SHARE = 0.25
 
@@ -87,9 +86,9 @@ class Denoiser:
         self.pixels = Pixels()
         self.micrographs: list[Micrograph] = []
         self.intake = Intake(single, self.crop_px)
-        budget = round(options.memory_bytes * (1 - _HELD_OUT_MEMORY_SHARE))
-        self.loader = CropLoader(self.pixels, self.crop_px, budget, options.seed)
-        self.held_out = HeldOut()
+        crops, crops_bytes = crops_within(options.memory_bytes, single=single)
+        self.held_out = HeldOut(crops)
+        self.loader = CropLoader(self.pixels, self.crop_px, options.memory_bytes - crops_bytes, options.seed)
         self.mask: Mask | None = self._mask if single else None
         self.masking = np.random.default_rng([options.seed, 4])
         # A first model is scored at once, so that it can be used while the training goes on from it.
