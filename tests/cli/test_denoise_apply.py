@@ -22,6 +22,7 @@ from beamside.cli import denoise_apply
 from beamside.cli.denoise_apply import Job, Worker
 from beamside.cli.main import main
 from beamside.denoise.export import read_model, write_model
+from beamside.denoise.ice import remove_ice
 from beamside.denoise.model_file import Card
 from beamside.denoise.networks import build
 from beamside.denoise.tiling import denoise, halves_scale, sum_scale
@@ -275,3 +276,17 @@ def test_a_watch_that_gets_no_model_says_so(model: Path, tmp_path: Path, capsys:
     assert "no model came in time" in capsys.readouterr().err
     assert apply(tmp_path / "run", tmp_path / "in", tmp_path / "out") == 2
     assert "has published no model yet" in capsys.readouterr().err
+
+
+def test_ice_is_reduced_unless_it_is_to_be_kept(model: Path, tmp_path: Path) -> None:
+    image = noise(4, (160, 170))
+    source = written(tmp_path / "a.mrc", image, 1.5)
+    network, card = read_model(model)
+    plain = denoise(network, image, scale=sum_scale(image, card.pairs))
+    reduced = plain.copy()
+    remove_ice(reduced, 1.5)
+    for options, expected in (((), reduced), (("--keep-ice",), plain)):
+        out = tmp_path / f"out{len(options)}"
+        assert apply(model, source, out, *options) == 0
+        np.testing.assert_array_equal(read_map(out / "a.mrc")[0].reshape(image.shape), expected)
+    assert not np.array_equal(plain, reduced)

@@ -86,15 +86,6 @@ def test_micrographs_that_arrive_during_training_join_it(tmp_path: Path) -> None
     assert {"late10_EVN.mrc", "late11_EVN.mrc"} <= set(table["key"])
 
 
-@pytest.mark.parametrize(("network", "shrink"), [("fast", 3.0), ("quality", 3.0), ("seed3", 0.0), ("deep12", 0.0)])
-def test_fine_detail_is_shrunk_by_networks_that_see_far(network: str, shrink: float, tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    denoise.configure(parser)
-    plain = ["train", str(tmp_path), str(tmp_path / "run"), "--network", network]
-    assert denoise._options(parser.parse_args(plain), None).shrink == shrink
-    assert denoise._options(parser.parse_args([*plain, "--shrink", "1.5"]), None).shrink == 1.5
-
-
 @pytest.mark.parametrize(
     ("more", "error"),
     [
@@ -102,8 +93,7 @@ def test_fine_detail_is_shrunk_by_networks_that_see_far(network: str, shrink: fl
         (["--steps", "50", "--max-minutes", "1"], OptionError),
         (["--gain", "gone.mrc"], InputError),
         (["--memory", "1MB"], OptionError),
-        (["--pairs", "single", "--shrink", "2"], OptionError),
-        (["--shrink", "-1"], OptionError),
+        (["--detail", "-1"], OptionError),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, more: list[str], error: type[Exception]) -> None:

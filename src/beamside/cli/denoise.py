@@ -116,13 +116,6 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     add("--crop", type=int, default=128, metavar="PX", help="side of training crops (128)")
     add("--batch", type=int, default=8, metavar="N", help="crops of an optimiser step (8)")
     add("--detail", type=float, default=4.0, metavar="W", help="weight of detail under 16 px in the loss; 0: plain (4)")
-    add(
-        "--shrink",
-        type=float,
-        default=None,
-        metavar="C",
-        help="take fine detail away where there is least of it, ice above all; 0: keep it (set by --network)",
-    )
     add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
@@ -149,8 +142,6 @@ def _train(args: argparse.Namespace) -> int:
         raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
     if args.steps is not None and args.max_minutes is not None:
         raise OptionError("--steps and --max-minutes exclude each other.", remedy="Give one of them.")
-    if args.pairs == "single" and args.shrink is not None:
-        raise OptionError("--shrink does nothing with --pairs single.", remedy="Leave it out, or give pairs.")
     if args.watch and not any(path.is_dir() for path in args.inputs):
         raise InputError("--watch needs a folder.", where=str(args.inputs[0]), remedy="Name the folder that grows.")
     if args.gain is not None and not args.gain.is_file():
@@ -362,7 +353,7 @@ def _require_unchanged(path: Path, described: Sequence[Mapping[str, Any]]) -> No
 
 
 def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:
-    from beamside.denoise.options import DenoiseOptions, default_rate, default_shrink
+    from beamside.denoise.options import DenoiseOptions, default_rate
 
     rate = args.learning_rate
     return DenoiseOptions(
@@ -372,7 +363,6 @@ def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:
         crop_px=args.crop,
         batch=args.batch,
         detail=args.detail,
-        shrink=default_shrink(args.network) if args.shrink is None else args.shrink,
         learning_rate=default_rate(args.network, warm=initial is not None) if rate is None else rate,
         seed=args.seed,
         device=args.device,

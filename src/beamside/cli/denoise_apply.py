@@ -43,6 +43,7 @@ def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--idle-close", type=duration_s, metavar="TIME", help="with --watch: end after this long without any (10m)")
     add("--settle", type=duration_s, metavar="TIME", help="with --watch: complete once unchanged for this long (3s)")
     add("--tile", type=int, metavar="PX", help="side of a tile; changes memory, not the result (what memory allows)")
+    add("--keep-ice", action="store_true", help="keep fine detail also where it is everywhere alike, as in ice")
     add("--threads", type=int, metavar="N", help="processor threads (all available)")
     add("--device", default="auto", help="auto, cpu or cuda")
 
@@ -233,7 +234,7 @@ class Worker:
     def __init__(self, args: argparse.Namespace) -> None:
         use_threads(args.threads)
         self.device = device_of(args.device)
-        self.tile_px = args.tile
+        self.tile_px, self.keep_ice = args.tile, args.keep_ice
         self.model = Model(args.model)
         self.set_aside: dict[Path, str] = {}
         self.done = 0
@@ -271,7 +272,9 @@ class Worker:
             return
         self.set_aside.pop(job.output, None)
         self._warn_pixel_size(job.inputs[0])
+        from beamside.denoise.ice import remove_ice
         from beamside.denoise.tiling import denoise
+        from beamside.sources.movies import image_info
 
         result = denoise(
             self.model.network,
@@ -281,6 +284,8 @@ class Worker:
             device=self.device,
             on_tile=lambda done, count: line(name, done, count),
         )
+        if not self.keep_ice:
+            remove_ice(result, image_info(job.inputs[0]).pixel_size_A)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         _write(job.output, result, job.inputs[0])
         self.done += 1
