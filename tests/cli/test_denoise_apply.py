@@ -194,6 +194,9 @@ def test_what_cannot_be(
 def test_absent_things(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written(tmp_path / "in" / "a.mrc", noise())
     assert apply("nowhere", source, tmp_path / "out") == 2
+    for never in (tmp_path / "gone" / "run", tmp_path / "gone.safetensors"):
+        assert apply(never, source, tmp_path / "out", "--watch") == 2
+        assert f"{never}: there is no such model or run" in capsys.readouterr().err
     assert apply(model, tmp_path / "no.mrc", tmp_path / "out") == 2
     assert apply(model, source, source) == 2
     (tmp_path / "empty").mkdir()
@@ -244,14 +247,16 @@ class Hours:
 def test_a_micrograph_is_denoised_as_soon_as_it_has_settled(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And as soon as there is a model: never more than two looks later, which come every half second."""
+    """And as soon as there is a model: never more than two looks later, which come every half second.
+
+    The run whose model it will be begins later than the watch.
+    """
     session, run, out = tmp_path / "session", tmp_path / "run", tmp_path / "out"
-    for folder in (session, run / "result"):
-        folder.mkdir(parents=True)
-    (run / "run.json").write_text("{}")
+    session.mkdir()
     due: dict[float, Callable[[], object]] = {
         at: partial(written, session / f"at{at}.mrc", noise()) for at in (1.0, 20.3, 31.7)
     }
+    due[5.0] = partial((run / "result").mkdir, parents=True)
     due[10.0] = partial(shutil.copy, model, run / "result" / "model.safetensors")
     hours, began = Hours(due), dict[str, float]()
     one = denoise_apply.Worker.one

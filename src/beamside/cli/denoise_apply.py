@@ -189,13 +189,17 @@ def device_of(named: str) -> str:
 
 
 class Model:
-    """The network that --model names; of a run, always the newest that it has published."""
+    """The network that --model names; of a run, always the newest that it has published.
 
-    def __init__(self, named: str) -> None:
+    awaited: the run may begin later, beside this process; its folder's folder must be there.
+    """
+
+    def __init__(self, named: str, *, awaited: bool = False) -> None:
         from beamside.denoise.prior import PRIOR
 
         self._path = PRIOR if named == "prior" else Path(named)
-        if not self._path.exists():
+        self._awaited = awaited and not self._path.suffix and self._path.resolve().parent.is_dir()
+        if not self._path.exists() and not self._awaited:
             raise InputError("there is no such model or run.", where=named, remedy="Name a run, a file, or 'prior'.")
         self._read: tuple[Path, Signature | None] | None = None
         self.network: Any = None
@@ -209,7 +213,7 @@ class Model:
         try:
             found = find_model(self._path)
         except InputError:
-            if not (self._path / "run.json").exists():
+            if not (self._awaited or (self._path / "run.json").exists()):
                 raise
             return False
         state = found, signature(found)
@@ -235,7 +239,7 @@ class Worker:
         use_threads(args.threads)
         self.device = device_of(args.device)
         self.tile_px, self.keep_ice = args.tile, args.keep_ice
-        self.model = Model(args.model)
+        self.model = Model(args.model, awaited=args.watch)
         self.set_aside: dict[Path, str] = {}
         self.done = 0
         self._warned: set[str] = set()
@@ -387,6 +391,8 @@ def _watch(args: argparse.Namespace, worker: Worker) -> int:
     done: dict[Path, tuple[Signature | None, ...]] = {}
     looked: dict[Path, tuple[Signature | None, ...]] = {}
     last = time.monotonic()
+    if not worker.model.refresh():
+        print(f"beamside: {args.model} has published no model yet; waiting for one.", file=sys.stderr, flush=True)
     while time.monotonic() - last < idle_close_s:
         jobs, alone = jobs_of(args.micrographs, args.out)
         open_jobs = [job for job in jobs if job.output in done or not job.output.exists()]
