@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beamside.compute.heap import give_back
 from beamside.compute.lanes import available_threads
 from beamside.denoise import blindspot, gate, stored
 from beamside.denoise.blur import gaussian_blur
@@ -149,6 +150,7 @@ class Denoiser:
             seen = self.intake.look(batch, row, self.pixels.read(key))
             found += [] if seen is None else [seen]
         self.admit(with_roles(found, some_held_out=bool(self.micrographs)))
+        give_back()
 
     def admit(self, micrographs: Sequence[Micrograph]) -> None:
         """Micrographs with their roles become active."""
