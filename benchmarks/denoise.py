@@ -136,7 +136,7 @@ def module(path: Path) -> Any:
 
 
 def denoiser(named: str) -> Method:
-    """Ours: the model of a run, a file, or the prior, as `apply` uses it; halves on the scale that they share."""
+    """Ours: the network of a run, a file, or the prior; halves on the scale that they share."""
     from beamside.denoise.export import read_model
     from beamside.denoise.prior import PRIOR
     from beamside.denoise.tiling import denoise, sum_scale
@@ -149,6 +149,7 @@ def work(arguments: Sequence[str], threads: int, shared: Path) -> dict[str, Any]
     """What a process of its own does: denoise one micrograph, and score it where it has a truth."""
     import torch
 
+    from beamside.denoise.ice import remove_ice
     from beamside.formats.mrc import read_map
 
     torch.set_num_threads(threads)
@@ -158,6 +159,7 @@ def work(arguments: Sequence[str], threads: int, shared: Path) -> dict[str, Any]
     run = denoiser(model)
     begun = time.process_time()
     result = run(image)
+    remove_ice(result, info.voxel_size_A[0])
     cost = (time.process_time() - begun) / (image.size / 1e6)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found: dict[str, Any] = {"core_s_per_Mpx": cost, "peak_MB": peak}
@@ -200,6 +202,7 @@ def topaz_denoiser(bench: Bench) -> Method | None:
 def real(bench: Bench) -> str:
     """Train on seven real pairs, score on three left out: loss of either image, denoised, against the other, and FRC.
 
+    The networks alone: what they keep of the ice is in the other image too, so here it is signal.
     The blur is the best of 21 for each image, chosen with the partner that scores it, which no model is.
     """
     from beamside.formats.mrc import read_map

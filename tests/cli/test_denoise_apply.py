@@ -22,6 +22,7 @@ from beamside.cli import denoise_apply
 from beamside.cli.denoise_apply import Job, Worker
 from beamside.cli.main import main
 from beamside.denoise.export import read_model, write_model
+from beamside.denoise.ice import remove_ice
 from beamside.denoise.model_file import Card
 from beamside.denoise.networks import build
 from beamside.denoise.tiling import denoise, halves_scale, sum_scale
@@ -193,6 +194,9 @@ def test_what_cannot_be(
 def test_absent_things(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written(tmp_path / "in" / "a.mrc", noise())
     assert apply("nowhere", source, tmp_path / "out") == 2
+    for never in (tmp_path / "gone" / "run", tmp_path / "gone.safetensors"):
+        assert apply(never, source, tmp_path / "out", "--watch") == 2
+        assert f"{never}: there is no such model or run" in capsys.readouterr().err
     assert apply(model, tmp_path / "no.mrc", tmp_path / "out") == 2
     assert apply(model, source, source) == 2
     (tmp_path / "empty").mkdir()
@@ -243,14 +247,16 @@ class Hours:
 def test_a_micrograph_is_denoised_as_soon_as_it_has_settled(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And as soon as there is a model: never more than two looks later, which come every half second."""
+    """And as soon as there is a model: never more than two looks later, which come every half second.
+
+    The run whose model it will be begins later than the watch.
+    """
     session, run, out = tmp_path / "session", tmp_path / "run", tmp_path / "out"
-    for folder in (session, run / "result"):
-        folder.mkdir(parents=True)
-    (run / "run.json").write_text("{}")
+    session.mkdir()
     due: dict[float, Callable[[], object]] = {
         at: partial(written, session / f"at{at}.mrc", noise()) for at in (1.0, 20.3, 31.7)
     }
+    due[5.0] = partial((run / "result").mkdir, parents=True)
     due[10.0] = partial(shutil.copy, model, run / "result" / "model.safetensors")
     hours, began = Hours(due), dict[str, float]()
     one = denoise_apply.Worker.one
@@ -275,3 +281,17 @@ def test_a_watch_that_gets_no_model_says_so(model: Path, tmp_path: Path, capsys:
     assert "no model came in time" in capsys.readouterr().err
     assert apply(tmp_path / "run", tmp_path / "in", tmp_path / "out") == 2
     assert "has published no model yet" in capsys.readouterr().err
+
+
+def test_ice_is_reduced_unless_it_is_to_be_kept(model: Path, tmp_path: Path) -> None:
+    image = noise(4, (160, 170))
+    source = written(tmp_path / "a.mrc", image, 1.5)
+    network, card = read_model(model)
+    plain = denoise(network, image, scale=sum_scale(image, card.pairs))
+    reduced = plain.copy()
+    remove_ice(reduced, 1.5)
+    for options, expected in (((), reduced), (("--keep-ice",), plain)):
+        out = tmp_path / f"out{len(options)}"
+        assert apply(model, source, out, *options) == 0
+        np.testing.assert_array_equal(read_map(out / "a.mrc")[0].reshape(image.shape), expected)
+    assert not np.array_equal(plain, reduced)

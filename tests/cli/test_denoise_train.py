@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from beamside.cli import denoise
 from beamside.cli.main import main
-from beamside.denoise.export import read_model
-from beamside.errors import InputError, OptionError
+from beamside.denoise.export import read_model, write_model
+from beamside.denoise.model_file import Card, pack_model
+from beamside.denoise.networks import build
+from beamside.errors import FormatError, InputError, OptionError
 from tests.denoise.scene import PIXEL_A, halves, write_pair, write_session
 
 QUICK = ["--network", "seed3", "--crop", "64", "--batch", "4", "--learning-rate", "0.01", "--init", "none"]
@@ -83,15 +86,6 @@ def test_micrographs_that_arrive_during_training_join_it(tmp_path: Path) -> None
     assert {"late10_EVN.mrc", "late11_EVN.mrc"} <= set(table["key"])
 
 
-@pytest.mark.parametrize(("network", "shrink"), [("fast", 3.0), ("quality", 3.0), ("seed3", 0.0), ("deep12", 0.0)])
-def test_fine_detail_is_shrunk_by_networks_that_see_far(network: str, shrink: float, tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    denoise.configure(parser)
-    plain = ["train", str(tmp_path), str(tmp_path / "run"), "--network", network]
-    assert denoise._options(parser.parse_args(plain), None).shrink == shrink
-    assert denoise._options(parser.parse_args([*plain, "--shrink", "1.5"]), None).shrink == 1.5
-
-
 @pytest.mark.parametrize(
     ("more", "error"),
     [
@@ -99,8 +93,7 @@ def test_fine_detail_is_shrunk_by_networks_that_see_far(network: str, shrink: fl
         (["--steps", "50", "--max-minutes", "1"], OptionError),
         (["--gain", "gone.mrc"], InputError),
         (["--memory", "1MB"], OptionError),
-        (["--pairs", "single", "--shrink", "2"], OptionError),
-        (["--shrink", "-1"], OptionError),
+        (["--detail", "-1"], OptionError),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, more: list[str], error: type[Exception]) -> None:
@@ -117,6 +110,24 @@ def test_a_first_model_that_has_changed_is_refused_at_resume(tmp_path: Path) -> 
     path.write_bytes(b"another")
     with pytest.raises(InputError, match="not the model"):
         denoise._require_unchanged(path, [{"path": str(path), "sha256": "0" * 64}])
+
+
+@pytest.mark.parametrize("bit", [8 * 12 + 1, -9])
+def test_a_damaged_first_model_is_refused_by_its_path(tmp_path: Path, bit: int) -> None:
+    torch.manual_seed(0)
+    data = bytearray(pack_model(build("seed3"), Card("seed3", None, "given")))
+    data[bit // 8] ^= 1 << bit % 8
+    path = tmp_path / "first.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=rf"{path}.*files\.checksum"):
+        denoise.first_model(str(path), "seed3")
+
+
+def test_a_first_model_of_another_network_is_refused_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "first.safetensors"
+    write_model(path, build("seed3"), Card("seed3", None, "given"))
+    with pytest.raises(OptionError, match=rf"{path}.*--network seed3"):
+        denoise.first_model(str(path), "fast")
 
 
 @pytest.mark.parametrize(("text", "value"), [("256MB", 256 * 2**20), ("1.5GB", 3 * 2**29), ("64kb", 2**16)])

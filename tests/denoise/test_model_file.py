@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,24 @@ def test_any_flipped_bit_is_found(bit: int) -> None:
     """Gauntlet row 41."""
     damaged = bytearray(DATA)
     damaged[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=r"files\.checksum"):
         unpack_model(bytes(damaged), where="here")
+
+
+def test_a_flipped_bit_in_the_names_of_the_header_is_called_damage() -> None:
+    """Without its card a file looks like another program's; what else is in it tells."""
+    for name in (b"__metadata__", b'"beamside"', b"beamside-denoise-1", b"sha256", b"probe.input", b"probe.output"):
+        for at in range(DATA.index(name), DATA.index(name) + len(name)):
+            damaged = bytearray(DATA)
+            damaged[at] ^= 1
+            with pytest.raises(FormatError, match=r"files\.checksum"):
+                unpack_model(bytes(damaged), where="here")
+
+
+def test_a_card_that_is_no_text_is_damage() -> None:
+    header = json.dumps({"__metadata__": {"beamside": 7}}).encode()
+    with pytest.raises(FormatError, match=r"files\.checksum"):
+        unpack_model(len(header).to_bytes(8, "little") + header, where="here")
 
 
 @pytest.mark.parametrize("length", [0, 7, 8, 300, len(DATA) // 2, len(DATA) - 1])

@@ -116,13 +116,6 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     add("--crop", type=int, default=128, metavar="PX", help="side of training crops (128)")
     add("--batch", type=int, default=8, metavar="N", help="crops of an optimiser step (8)")
     add("--detail", type=float, default=4.0, metavar="W", help="weight of detail under 16 px in the loss; 0: plain (4)")
-    add(
-        "--shrink",
-        type=float,
-        default=None,
-        metavar="C",
-        help="take fine detail away where there is least of it, ice above all; 0: keep it (set by --network)",
-    )
     add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
@@ -149,8 +142,6 @@ def _train(args: argparse.Namespace) -> int:
         raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
     if args.steps is not None and args.max_minutes is not None:
         raise OptionError("--steps and --max-minutes exclude each other.", remedy="Give one of them.")
-    if args.pairs == "single" and args.shrink is not None:
-        raise OptionError("--shrink does nothing with --pairs single.", remedy="Leave it out, or give pairs.")
     if args.watch and not any(path.is_dir() for path in args.inputs):
         raise InputError("--watch needs a folder.", where=str(args.inputs[0]), remedy="Name the folder that grows.")
     if args.gain is not None and not args.gain.is_file():
@@ -198,15 +189,14 @@ def resume(run_dir: Path) -> int:
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], DenoiseOptions]:
     """The engine and its options from what run.json holds.
 
-    InputError when the model that the run began with is gone.
+    InputError when the model that the run began with is gone, FormatError when it is damaged.
     """
     process.prepare()
     from beamside.denoise.engine import Denoiser
-    from beamside.denoise.export import find_model
     from beamside.denoise.options import DenoiseOptions
 
-    initial = None if values["init"] is None else find_model(Path(values["init"])).read_bytes()
-    return Denoiser, DenoiseOptions.from_json(values, initial)
+    initial = first_model(values["init"] or "none", values["network"])
+    return Denoiser, DenoiseOptions.from_json(values, None if initial is None else initial.read_bytes())
 
 
 def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path, used_s: float) -> int:
@@ -314,15 +304,26 @@ def _used_s(held: Any) -> float:
 def first_model(named: str | None, network: str) -> Path | None:
     """The model that --init names; by default the shipped prior of this network, where there is one.
 
+    It is read here, so that what is wrong with it is said of this file, and before there is a run directory.
+
     Raises:
         InputError: the model or the prior is absent.
+        FormatError: the file is damaged or no model.
+        OptionError: it is a model of another network.
     """
-    from beamside.denoise.export import find_model
+    from beamside.denoise.export import find_model, read_model
 
     if named == "none":
         return None
     if named not in (None, "prior"):
-        return find_model(Path(str(named)))
+        path = find_model(Path(str(named)))
+        given = read_model(path)[0].name
+        if given != network:
+            raise OptionError(
+                f"--init {path} is a model of the network {given}, but {network} is to be trained.",
+                remedy=f"Give --network {given}, or another model.",
+            )
+        return path
     from beamside import denoise
 
     path = Path(str(denoise.__file__)).parent / "priors" / f"{network}.safetensors"
@@ -352,7 +353,7 @@ def _require_unchanged(path: Path, described: Sequence[Mapping[str, Any]]) -> No
 
 
 def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:
-    from beamside.denoise.options import DenoiseOptions, default_rate, default_shrink
+    from beamside.denoise.options import DenoiseOptions, default_rate
 
     rate = args.learning_rate
     return DenoiseOptions(
@@ -362,7 +363,6 @@ def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:
         crop_px=args.crop,
         batch=args.batch,
         detail=args.detail,
-        shrink=default_shrink(args.network) if args.shrink is None else args.shrink,
         learning_rate=default_rate(args.network, warm=initial is not None) if rate is None else rate,
         seed=args.seed,
         device=args.device,

@@ -43,6 +43,7 @@ def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--idle-close", type=duration_s, metavar="TIME", help="with --watch: end after this long without any (10m)")
     add("--settle", type=duration_s, metavar="TIME", help="with --watch: complete once unchanged for this long (3s)")
     add("--tile", type=int, metavar="PX", help="side of a tile; changes memory, not the result (what memory allows)")
+    add("--keep-ice", action="store_true", help="keep fine detail also where it is everywhere alike, as in ice")
     add("--threads", type=int, metavar="N", help="processor threads (all available)")
     add("--device", default="auto", help="auto, cpu or cuda")
 
@@ -188,13 +189,17 @@ def device_of(named: str) -> str:
 
 
 class Model:
-    """The network that --model names; of a run, always the newest that it has published."""
+    """The network that --model names; of a run, always the newest that it has published.
 
-    def __init__(self, named: str) -> None:
+    awaited: the run may begin later, beside this process; its folder's folder must be there.
+    """
+
+    def __init__(self, named: str, *, awaited: bool = False) -> None:
         from beamside.denoise.prior import PRIOR
 
         self._path = PRIOR if named == "prior" else Path(named)
-        if not self._path.exists():
+        self._awaited = awaited and not self._path.suffix and self._path.resolve().parent.is_dir()
+        if not self._path.exists() and not self._awaited:
             raise InputError("there is no such model or run.", where=named, remedy="Name a run, a file, or 'prior'.")
         self._read: tuple[Path, Signature | None] | None = None
         self.network: Any = None
@@ -208,7 +213,7 @@ class Model:
         try:
             found = find_model(self._path)
         except InputError:
-            if not (self._path / "run.json").exists():
+            if not (self._awaited or (self._path / "run.json").exists()):
                 raise
             return False
         state = found, signature(found)
@@ -233,8 +238,8 @@ class Worker:
     def __init__(self, args: argparse.Namespace) -> None:
         use_threads(args.threads)
         self.device = device_of(args.device)
-        self.tile_px = args.tile
-        self.model = Model(args.model)
+        self.tile_px, self.keep_ice = args.tile, args.keep_ice
+        self.model = Model(args.model, awaited=args.watch)
         self.set_aside: dict[Path, str] = {}
         self.done = 0
         self._warned: set[str] = set()
@@ -271,7 +276,9 @@ class Worker:
             return
         self.set_aside.pop(job.output, None)
         self._warn_pixel_size(job.inputs[0])
+        from beamside.denoise.ice import remove_ice
         from beamside.denoise.tiling import denoise
+        from beamside.sources.movies import image_info
 
         result = denoise(
             self.model.network,
@@ -281,6 +288,8 @@ class Worker:
             device=self.device,
             on_tile=lambda done, count: line(name, done, count),
         )
+        if not self.keep_ice:
+            remove_ice(result, image_info(job.inputs[0]).pixel_size_A)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         _write(job.output, result, job.inputs[0])
         self.done += 1
@@ -382,6 +391,8 @@ def _watch(args: argparse.Namespace, worker: Worker) -> int:
     done: dict[Path, tuple[Signature | None, ...]] = {}
     looked: dict[Path, tuple[Signature | None, ...]] = {}
     last = time.monotonic()
+    if not worker.model.refresh():
+        print(f"beamside: {args.model} has published no model yet; waiting for one.", file=sys.stderr, flush=True)
     while time.monotonic() - last < idle_close_s:
         jobs, alone = jobs_of(args.micrographs, args.out)
         open_jobs = [job for job in jobs if job.output in done or not job.output.exists()]

@@ -26,7 +26,8 @@ def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = actions.add_parser(
         "evaluate",
         help="score a model on micrographs, by their halves or their truth, beside the best blur",
-        description="Score a model. Halves are denoised each alone and compared; with --truth, sums are compared.",
+        description="Score a model. Sums become what 'apply' makes of them, and are compared with --truth. Halves are "
+        "denoised each alone by the network alone, since their partners have the ice too, and compared.",
     )
     add = parser.add_argument
     add("micrographs", nargs="+", type=Path, metavar="MICROGRAPHS", help="halves or sums: files, or folders of them")
@@ -41,6 +42,7 @@ def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add("--out", type=Path, default=Path("denoise-evaluation"), help="folder for report.json and pictures")
     add("--pixel-size", type=float, metavar="A", help="where the files do not say, or are wrong")
+    add("--keep-ice", action="store_true", help="compare sums as 'apply --keep-ice' makes them")
     add("--threads", type=int, metavar="N", help="processor threads (all available)")
     add("--device", default="auto", help="auto, cpu or cuda")
 
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     entries = []
     for case in cases:
-        entries.append(_one(case, model, device, args.pixel_size, args.out))
+        entries.append(_one(case, model, device, args))
         print(_sentence(entries[-1]), flush=True)
     from beamside.denoise.report import over_run
 
@@ -137,11 +139,12 @@ def _key(path: Path) -> str:
     return path.stem.removesuffix(ending)
 
 
-def _one(case: Case, model: Model, device: str, pixel_size_A: float | None, out: Path) -> dict[str, Any]:
+def _one(case: Case, model: Model, device: str, args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one micrograph, and its picture."""
     import numpy as np
 
     from beamside.denoise import report
+    from beamside.denoise.ice import remove_ice
     from beamside.denoise.normalise import robust_scale
     from beamside.denoise.report_picture import write_pictures
     from beamside.denoise.tiling import denoise, halves_scale, sum_scale, tiles
@@ -150,7 +153,7 @@ def _one(case: Case, model: Model, device: str, pixel_size_A: float | None, out:
     for path in case.inputs:
         refuse_movie(path)
     images = [read_image(path) for path in case.inputs]
-    px = pixel_size_A or image_info(case.inputs[0]).pixel_size_A
+    px = args.pixel_size or image_info(case.inputs[0]).pixel_size_A
     where = str(case.inputs[0])
     single = model.card.pairs == "single"
     total = images[0] if len(images) == 1 else images[0] + images[1]
@@ -160,6 +163,9 @@ def _one(case: Case, model: Model, device: str, pixel_size_A: float | None, out:
     result = denoise(model.network, total, scale=scale, device=device)
     plan = tiles((total.shape[0], total.shape[1]), _SEAM_TILE_PX, model.network.stride)
     tiled = denoise(model.network, total, scale=scale, device=device, tile_px=_SEAM_TILE_PX)
+    if not args.keep_ice:
+        remove_ice(result, px)
+        remove_ice(tiled, px)
     total = np.where(np.isfinite(total), total, np.float32(np.nanmean(total)))
     entry: dict[str, Any] = {"name": case.name, "pixel_size_A": px, "files": [str(path) for path in case.inputs]}
     entry["brightness"] = report.brightness(result, total)
@@ -189,7 +195,7 @@ def _one(case: Case, model: Model, device: str, pixel_size_A: float | None, out:
     if truth is not None:
         panels["truth"] = truth
     panels["taken away"] = total - result
-    write_pictures(out / f"{case.name}.png", panels, curves, px)
+    write_pictures(args.out / f"{case.name}.png", panels, curves, px)
     return entry
 
 

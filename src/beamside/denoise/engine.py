@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beamside.compute.heap import give_back
 from beamside.compute.lanes import available_threads
 from beamside.denoise import blindspot, gate, stored
 from beamside.denoise.blur import gaussian_blur
 from beamside.denoise.gate import Score, Verified
 from beamside.denoise.guards import GUARDS
-from beamside.denoise.held_out import Controls, HeldOut, Image, Mask
+from beamside.denoise.held_out import Controls, HeldOut, Image, Mask, crops_within
 from beamside.denoise.intake import Intake, with_roles
 from beamside.denoise.loader import CropLoader
 from beamside.denoise.loss import Tally
@@ -28,7 +29,6 @@ from beamside.denoise.model_file import Card, pack_model, unpack_model
 from beamside.denoise.networks import build
 from beamside.denoise.options import DenoiseOptions
 from beamside.denoise.precision import fast_bf16
-from beamside.denoise.shrinkage import Shrinkage
 from beamside.denoise.training import Trainer
 from beamside.errors import InputError, OptionError
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
@@ -36,9 +36,7 @@ from beamside.run.guard import Guard
 
 CHUNK_STEPS = 25
 _FIRST_MICROGRAPHS, _MOST_AT_ONCE = 4, 16
-_HELD_OUT_MEMORY_SHARE = 0.06
 _LESSON_SIGMA_PX = 4.0
-_SHRUNK_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,9 @@ class Denoiser:
         self.pixels = Pixels()
         self.micrographs: list[Micrograph] = []
         self.intake = Intake(single, self.crop_px)
-        budget = round(options.memory_bytes * (1 - _HELD_OUT_MEMORY_SHARE))
-        self.loader = CropLoader(self.pixels, self.crop_px, budget, options.seed)
-        self.held_out = HeldOut()
+        crops, crops_bytes = crops_within(options.memory_bytes, single=single)
+        self.held_out = HeldOut(crops)
+        self.loader = CropLoader(self.pixels, self.crop_px, options.memory_bytes - crops_bytes, options.seed)
         self.mask: Mask | None = self._mask if single else None
         self.masking = np.random.default_rng([options.seed, 4])
         # A first model is scored at once, so that it can be used while the training goes on from it.
@@ -139,7 +137,6 @@ class Denoiser:
         made = Trainer(
             network, self.device, rate=options.learning_rate, warm_up=options.warm_up_steps, total=options.steps,
             bf16=bf16, detail=options.detail,
-            shrinkage=Shrinkage(options.shrink, float(self.header.fields["pixel_size_A"])),
         )  # fmt: skip
         return made, network.stride
 
@@ -153,6 +150,7 @@ class Denoiser:
             seen = self.intake.look(batch, row, self.pixels.read(key))
             found += [] if seen is None else [seen]
         self.admit(with_roles(found, some_held_out=bool(self.micrographs)))
+        give_back()
 
     def admit(self, micrographs: Sequence[Micrograph]) -> None:
         """Micrographs with their roles become active."""
@@ -237,8 +235,6 @@ class Denoiser:
         trainer = self.trainer
         done = trainer.steps / trainer.total if trainer.total else trainer.steps / max(1, self.round_ends_at)
         metrics = {"train_loss": self.train_loss, "rate": trainer.present_rate(), "optimiser_steps": trainer.steps}
-        if self.options.shrink:
-            metrics["shrinkage"] = trainer.shrinkage.latest
         if ended and self.last is not None:
             metrics |= {"held_out_loss": self.last.score.loss, "blur_loss": self.last.controls.blur}
         return Progress(
@@ -273,21 +269,13 @@ class Denoiser:
         if reasons:
             self.objection = "; ".join(reasons)
             return result
-        if again.loss >= self._loss_to_beat():
+        if again.loss >= self._published_loss():
             return result
         model = pack_model(network, self.card(again))
         result = replace(result, fresh=gate.in_fresh_process(model, examples, self.threads))
         if _confirmed(result):
             self.published = Published(model, self.trainer.steps, again.loss, self.held_out.version)
         return result
-
-    def _loss_to_beat(self) -> float:
-        """The published model's; the last one of a training that shrinks may give up a share of the margin over the
-        blur, since the partner by whom it is scored has the ice that it leaves out."""
-        published = self._published_loss()
-        if not (self.options.shrink and self.trainer.done):
-            return published
-        return published + _SHRUNK_SHARE * max(0.0, self.held_out.controls.blur - published)
 
     def _published_loss(self) -> float:
         """Of the published model on the present held-out set, which may have grown since."""

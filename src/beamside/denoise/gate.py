@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from beamside.denoise.held_out import Controls, Example
-from beamside.denoise.loss import Tally, mean_squared_error
+from beamside.denoise.loss import Comparison, Tally
 from beamside.denoise.networks import Network
 
 AGREEMENT = 1e-6
@@ -92,16 +94,13 @@ def _score(loss: float, moments: NDArray[np.float64]) -> Score:
 
 @torch.inference_mode()
 def independent(network: Network, examples: Sequence[Example]) -> Score:
-    """The same figures one example at a time; loss, correlation and brightness by numpy over all pixels at once."""
+    """The same figures one example at a time, by numpy alone."""
     device = next(network.parameters()).device
-    outputs = [network(torch.from_numpy(e.input)[None, None].to(device))[0, 0].cpu().numpy() for e in examples]
-    targets, weights = [e.target for e in examples], [e.weight for e in examples]
-    loss = mean_squared_error(outputs, targets, weights)
-    kept = [np.ones(e.target.size, bool) if e.weight is None else e.weight.ravel() > 0 for e in examples]
-    o = np.concatenate([a.ravel()[k] for a, k in zip(outputs, kept, strict=True)]).astype(np.float64)
-    t = np.concatenate([a.ravel()[k] for a, k in zip(targets, kept, strict=True)]).astype(np.float64)
-    correlation = float(np.corrcoef(o, t)[0, 1]) if o.std() > 0 and t.std() > 0 else 0.0
-    return Score(loss, correlation, float(o.mean() - t.mean()), o.size)
+    found = Comparison()
+    for example in examples:
+        output = network(torch.from_numpy(example.input)[None, None].to(device))[0, 0].cpu().numpy()
+        found.add(output, example.target, example.weight)
+    return Score(found.mean, found.correlation, found.offset, found.pixels)
 
 
 def agree(one: float, other: float) -> bool:
@@ -111,22 +110,35 @@ def agree(one: float, other: float) -> bool:
 
 def in_fresh_process(model: bytes, examples: Sequence[Example], threads: int) -> Verified:
     """Have another interpreter read the model's bytes and score it."""
-    from beamside.denoise.verify import message
+    from beamside.denoise.verify import pieces
 
     # The child must find this very package, wherever it was imported from.
     package_root = str(Path(__file__).parents[2])
     path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "beamside.denoise.verify"],
-        input=message(model, examples, threads),
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return Verified(None, f"the fresh process ended with status {done.returncode} ({(lines or [''])[-1]})")
-    found: dict[str, Any] = json.loads(done.stdout)
+    with (
+        TemporaryFile() as faults,
+        subprocess.Popen(
+            [sys.executable, "-m", "beamside.denoise.verify"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=faults,
+            env={**os.environ, "PYTHONPATH": path},
+        ) as child,
+    ):
+        assert child.stdin is not None and child.stdout is not None
+        # One example after another, so that they are not in memory twice. It answers when it has all of them, or dies.
+        with suppress(BrokenPipeError):
+            for piece in pieces(model, examples, threads):
+                child.stdin.write(piece)
+            child.stdin.flush()
+        with suppress(BrokenPipeError):
+            child.stdin.close()
+        said, status = child.stdout.read(), child.wait()
+        faults.seek(0)
+        lines = faults.read().decode(errors="replace").strip().splitlines()
+    if status != 0:
+        return Verified(None, f"the fresh process ended with status {status} ({(lines or [''])[-1]})")
+    found: dict[str, Any] = json.loads(said)
     return Verified(None, found["fault"]) if "fault" in found else Verified(Score(**found))
 
 

@@ -15,7 +15,8 @@ from beamside.denoise.micrograph import Micrograph
 
 CROP_PX = 256
 LEAST_PX = 64
-CROPS_EACH, CROPS_ALL = 6, 24
+CROPS_EACH, CROPS_LEAST, CROPS_ALL = 6, 4, 24
+_MEMORY_SHARE = 0.06
 SIGMAS_PX = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0)
 
 Image = NDArray[np.float32]
@@ -46,15 +47,16 @@ class Controls:
 
 @dataclass
 class HeldOut:
-    """The examples, growing up to a limit. version counts the changes: scores of two versions do not compare."""
+    """The examples, growing up to `most` crops. version counts the changes: scores of two versions do not compare."""
 
+    most: int = CROPS_ALL
     examples: list[Example] = field(default_factory=list)
     version: int = 0
     _controls: Controls | None = None
 
     def add(self, micrograph: Micrograph, pixels: NDArray[np.float32], stride: int, mask: Mask | None) -> None:
         """Examples of a micrograph (2, H, W): halves in both directions; with `mask`, single images."""
-        room = CROPS_ALL - len(self.examples) // (1 if mask else 2)
+        room = self.most - len(self.examples) // (1 if mask else 2)
         boxes = spread(list(grid(micrograph, stride)), min(CROPS_EACH, room))
         for y, x, height, width in boxes:
             first, second = micrograph.crop(pixels, y, x, height, width)
@@ -73,6 +75,14 @@ class HeldOut:
         if self._controls is None:
             self._controls = measure_controls(self.examples)
         return self._controls
+
+
+def crops_within(memory_bytes: int, *, single: bool) -> tuple[int, int]:
+    """How many crops may be held out of a budget, and the bytes they take of it."""
+    one = (3 if single else 2) * 4 * CROP_PX**2
+    share = round(memory_bytes * _MEMORY_SHARE)
+    count = min(CROPS_ALL, max(CROPS_LEAST, share // one))
+    return count, max(share, count * one)
 
 
 def grid(micrograph: Micrograph, stride: int) -> Iterator[tuple[int, int, int, int]]:
@@ -96,39 +106,42 @@ def spread(boxes: list[tuple[int, int, int, int]], count: int) -> list[tuple[int
 
 def measure_controls(examples: Sequence[Example]) -> Controls:
     """Doing nothing, and the best blur."""
-    nothing = _error(examples, [torch.from_numpy(e.input) for e in examples])
+    nothing = _Line(1.0, 0.0)
+    for example in examples:
+        nothing.add(example, torch.from_numpy(example.input))
     found = []
     for sigma in SIGMAS_PX:
-        blurred = [gaussian_blur(torch.from_numpy(e.input), sigma) for e in examples]
-        gain, offset = _affine(examples, blurred)
-        found.append((_error(examples, [gain * b + offset for b in blurred]), sigma))
+        fitted = _Line()
+        for example in examples:
+            fitted.add(example, gaussian_blur(torch.from_numpy(example.input), sigma))
+        found.append((fitted.error, sigma))
     best, sigma = min(found)
-    return Controls(nothing, best, sigma)
+    return Controls(nothing.error, best, sigma)
 
 
-def _weighted(examples: Sequence[Example], images: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(image, target, weight) in float64."""
-    for example, image in zip(examples, images, strict=True):
-        target = torch.from_numpy(example.target).double()
-        weight = torch.ones_like(target) if example.weight is None else torch.from_numpy(example.weight).double()
-        yield image.double(), target, weight
+@dataclass
+class _Line:
+    """The mean squared error of gain x image + offset, least squares where they are not given; an image at a time.
 
+    sums: of weight, image, target, image^2, image target, target^2.
+    """
 
-def _error(examples: Sequence[Example], images: Sequence[Tensor]) -> float:
-    squared = pixels = 0.0
-    for image, target, weight in _weighted(examples, images):
-        squared += float(((image - target).square() * weight).sum())
-        pixels += float(weight.sum())
-    return squared / max(pixels, 1.0)
+    gain: float | None = None
+    offset: float | None = None
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
 
+    def add(self, example: Example, image: Tensor) -> None:
+        """Count an image (h, w) that stands for the example's input."""
+        x, y = image.double(), torch.from_numpy(example.target).double()
+        w = torch.ones_like(y) if example.weight is None else torch.from_numpy(example.weight).double()
+        self.sums += [float((w * term).sum()) for term in (torch.ones_like(y), x, y, x * x, x * y, y * y)]
 
-def _affine(examples: Sequence[Example], images: Sequence[Tensor]) -> tuple[float, float]:
-    """Gain and offset that bring the images nearest to the targets."""
-    n = sx = sy = sxx = sxy = 0.0
-    for x, y, w in _weighted(examples, images):
-        n += float(w.sum())
-        sx, sy = sx + float((w * x).sum()), sy + float((w * y).sum())
-        sxx, sxy = sxx + float((w * x * x).sum()), sxy + float((w * x * y).sum())
-    spread_x = sxx - sx * sx / max(n, 1.0)
-    gain = (sxy - sx * sy / max(n, 1.0)) / spread_x if spread_x > 0 else 0.0
-    return gain, (sy - gain * sx) / max(n, 1.0)
+    @property
+    def error(self) -> float:
+        """Over all that was counted."""
+        n = max(float(self.sums[0]), 1.0)
+        x, y, xx, xy, yy = (float(value) / n for value in self.sums[1:])
+        spread = xx - x * x
+        gain = self.gain if self.gain is not None else (xy - x * y) / spread if spread > 0 else 0.0
+        offset = self.offset if self.offset is not None else y - gain * x
+        return yy - 2 * gain * xy + gain * gain * xx + 2 * offset * (gain * x - y) + offset * offset

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beamside.compute.heap import give_back
 from beamside.denoise.micrograph import Micrograph, Pixels
 from beamside.errors import CapacityError
 
@@ -122,6 +123,8 @@ class CropLoader:
         crops = torch.empty(len(corners), 2, self.crop_px, self.crop_px, dtype=torch.float16)
         for target, (y, x) in zip(crops, corners, strict=True):
             target.copy_(torch.from_numpy(member.crop(pixels, y, x, self.crop_px, self.crop_px)))
+        del pixels
+        give_back()
         return crops
 
     def crops_of(self, member: Micrograph) -> int:

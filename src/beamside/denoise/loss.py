@@ -5,7 +5,8 @@ A mean of batch means is wrong as soon as one batch or crop is smaller; here not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,46 @@ class Tally:
         return self.squared / self.pixels if self.pixels else 0.0
 
 
-def mean_squared_error(
-    outputs: list[NDArray[np.float32]], targets: list[NDArray[np.float32]], weights: list[NDArray[np.float32] | None]
-) -> float:
-    """The same number by another way: all errors in one array, one mean, with numpy alone."""
-    errors = [(o.astype(np.float64) - t.astype(np.float64)).ravel() for o, t in zip(outputs, targets, strict=True)]
-    kept = [e if w is None else e[w.ravel() > 0] for e, w in zip(errors, weights, strict=True)]
-    return float(np.mean(np.square(np.concatenate(kept))))
+@dataclass
+class Comparison:
+    """The same by another way, and what else two sets of pixels have in common; numpy alone, an example at a time.
+
+    Means and centred moments of each example are joined by the rule of Chan, Golub and LeVeque (1979), so that no more
+    than one example is in memory in float64.
+    """
+
+    pixels: int = 0
+    squared: list[float] = field(default_factory=list)
+    means: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    moments: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 2)))
+
+    def add(self, output: NDArray[np.float32], target: NDArray[np.float32], weight: NDArray[np.float32] | None) -> None:
+        """Count an example (h, w); weight 1 where a pixel counts and 0 elsewhere."""
+        kept = slice(None) if weight is None else weight.ravel() > 0
+        both = np.stack([output.ravel()[kept], target.ravel()[kept]]).astype(np.float64)
+        count = both.shape[1]
+        if not count:
+            return
+        self.squared.append(float(np.square(both[0] - both[1]).sum()))
+        means = both.mean(axis=1)
+        both -= means[:, None]
+        total, apart = self.pixels + count, means - self.means
+        self.moments = self.moments + both @ both.T + np.outer(apart, apart) * (self.pixels * count / total)
+        self.means = self.means + apart * (count / total)
+        self.pixels = total
+
+    @property
+    def mean(self) -> float:
+        """Mean squared error a pixel; 0 while nothing is counted."""
+        return math.fsum(self.squared) / self.pixels if self.pixels else 0.0
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's; 0 where one of both is of one value."""
+        spread = math.sqrt(self.moments[0, 0] * self.moments[1, 1])
+        return float(self.moments[0, 1]) / spread if spread > 0 else 0.0
+
+    @property
+    def offset(self) -> float:
+        """Mean output less mean target."""
+        return float(self.means[0] - self.means[1])

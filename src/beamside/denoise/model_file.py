@@ -109,6 +109,8 @@ def unpack_model(data: bytes, *, where: str) -> tuple[Network, Card]:
     header, content = _read_header(data, where)
     metadata = header.get("__metadata__", {})
     if _KEY not in metadata:
+        if _was_ours(header):
+            raise _damaged(where, "its card is not where it was written")
         raise FormatError(
             "is a safetensors file, but no beamside model.", where=where, remedy="Import it by 'import-weights'."
         )
@@ -184,6 +186,11 @@ def _read_header(data: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         raise _damaged(where, f"no safetensors header ({error})") from error
 
 
+def _was_ours(header: Mapping[str, Any]) -> bool:
+    """Whether a header without a card has other signs of this form: a flipped bit can hide one of them, not all."""
+    return not {_PROBE_IN, _PROBE_OUT}.isdisjoint(header) or FORMAT in json.dumps(header)
+
+
 def _checksum(header: Mapping[str, Any], content: bytes) -> str:
     """Over a header whose card does not hold the checksum itself, and the bytes of all arrays."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content).hexdigest()
@@ -193,11 +200,11 @@ def _text(said: Mapping[str, Any]) -> str:
     return json.dumps(said, sort_keys=True, allow_nan=False)
 
 
-def _said(text: str, where: str) -> dict[str, Any]:
+def _said(text: Any, where: str) -> dict[str, Any]:
     """The card as it was written, the checksum in it."""
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _damaged(where, f"its card is no JSON ({error})") from error
     if not isinstance(values, dict):
         raise _damaged(where, "its card is no table")

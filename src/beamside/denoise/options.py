@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,17 +13,11 @@ LEAST_MEMORY_BYTES = 16 * 2**20
 
 _RATES = {"fast": 2e-3, "quality": 1.5e-3, "seed3": 4e-3, "deep12": 1e-3}
 _WARM_SHARE = 0.5
-_SHRINK = {"fast": 3.0, "quality": 3.0}
 
 
 def default_rate(network: str, *, warm: bool) -> float:
     """The learning rate after warm-up; a network that begins with a trained model takes smaller steps."""
     return _RATES[network] * (_WARM_SHARE if warm else 1.0)
-
-
-def default_shrink(network: str) -> float:
-    """For the networks that see far enough to tell a molecule from the ice round it; the ancestors' do not."""
-    return _SHRINK.get(network, 0.0)
 
 
 @dataclass(frozen=True)
@@ -44,8 +37,6 @@ class DenoiseOptions:
     learning_rate: float = 2e-3
     detail: float = 4.0
     """Weight of the error's finer part in what is minimised; see `training.objective`. 0: plain mean square."""
-    shrink: float = 0.0
-    """How much fine detail is shrunk where there is least of it; see `shrinkage`. 0: not at all."""
     warm_up_steps: int = 100
     lesson_steps: int = 100
     """Steps in which a new network learns to blur, before it learns from the partners."""
@@ -71,8 +62,6 @@ class DenoiseOptions:
             )
         if not self.detail >= 0:
             raise OptionError(f"--detail is {self.detail:g}.", remedy="Give 0 or more.")
-        if not 0 <= self.shrink < math.inf:
-            raise OptionError(f"--shrink is {self.shrink:g}.", remedy="Give 0 or more.")
         if not self.learning_rate > 0:
             raise OptionError(f"the learning rate is {self.learning_rate:g}.", remedy="Give a positive one.")
 

@@ -206,15 +206,16 @@ def patches(model: Image, reference: Image) -> dict[str, float]:
 def seam(whole: Image, tiled: Image, first_rows: Sequence[int]) -> dict[str, float]:
     """What tiles that begin at `first_rows` leave; without any seam 0 and 1.
 
-    largest_difference_sd: to the whole, in its standard deviations. step_ratio: mean step from row to row across a
-    border of tiles over that elsewhere.
+    largest_difference_sd: to the whole, in its standard deviations. step_ratio: mean step from row to row across the
+    borders of tiles over that in the same places of the whole.
     """
-    steps = np.abs(np.diff(tiled.astype(np.float64), axis=0)).mean(1)
     at_border = np.isin(np.arange(1, tiled.shape[0]), first_rows)
-    ratio = float(steps[at_border].mean() / steps[~at_border].mean()) if at_border.any() else 1.0
+    steps = [
+        float(np.abs(np.diff(image.astype(np.float64), axis=0)).mean(1)[at_border].sum()) for image in (tiled, whole)
+    ]
     return {
         "largest_difference_sd": float(np.abs(whole - tiled).max() / whole.std()),
-        "step_ratio": ratio,
+        "step_ratio": steps[0] / steps[1] if steps[1] > 0 else 1.0,
     }
 
 

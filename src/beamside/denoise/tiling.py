@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module, functional
 
+from beamside.denoise.depth import Depth, depth_of
 from beamside.denoise.networks import UNSHUFFLE, Network, Plain, UNet
 from beamside.denoise.normalise import CLIP, Scale, robust_scale
 from beamside.denoise.precision import fast_bf16
@@ -146,20 +147,27 @@ def denoise(
     # Autocast would upsample in float32 on a CPU; a copy of the network in the wanted type does not.
     own = copy.deepcopy(network).to(device, precision).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     out = np.empty(image.shape, dtype=np.float32)
+    depth = depth_of(image, scale)
     with torch.inference_mode():
         for number, tile in enumerate(plan):
-            out[slice(*tile.rows), slice(*tile.columns)] = _one_tile(own, image, scale, tile)
+            out[slice(*tile.rows), slice(*tile.columns)] = _one_tile(own, image, scale, tile, depth)
             on_tile(number + 1, len(plan))
     return out
 
 
-def _one_tile(network: Network, image: NDArray[Any], scale: Scale, tile: Tile) -> NDArray[np.float32]:
+def _one_tile(
+    network: Network, image: NDArray[Any], scale: Scale, tile: Tile, depth: Depth | None
+) -> NDArray[np.float32]:
     halo = _aligned(network.halo, network.stride)
     axes = []
     for (low, high), size in zip((tile.rows, tile.columns), image.shape, strict=True):
         axes.append(reflected(low - halo, low + _aligned(high - low, network.stride) + halo, size))
     like = next(network.parameters())
     pixels = image[np.ix_(*axes)]
+    deep = None if depth is None else depth.at(*axes)
+    if deep is not None:
+        deep *= np.float32(scale.spread)
+        pixels = pixels - deep
     seen = torch.from_numpy(scale.normalise(pixels)).to(like)[None, None]
     inner = slice(halo, seen.shape[2] - halo), slice(halo, seen.shape[3] - halo)
     height, width = tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
@@ -171,6 +179,8 @@ def _one_tile(network: Network, image: NDArray[Any], scale: Scale, tile: Tile) -
     beyond = beyond_clip(pixels, scale)
     if beyond is not None:
         found += beyond[inner][:height, :width]
+    if deep is not None:
+        found += deep[inner][:height, :width]
     return found
 
 

@@ -20,7 +20,6 @@ from torch.nn import functional
 from beamside.denoise.loss import Tally
 from beamside.denoise.networks import Network
 from beamside.denoise.precision import autocast
-from beamside.denoise.shrinkage import Shrinkage
 
 COOL_SHARE = 0.3
 LEAST_COOL_STEPS = 50
@@ -39,7 +38,7 @@ class Trainer:
 
     def __init__(
         self, network: Network, device: str, *, rate: float, warm_up: int, total: int | None, bf16: bool,
-        detail: float = 0.0, shrinkage: Shrinkage | None = None,
+        detail: float = 0.0,
     ):  # fmt: skip
         self.network = network.to(device).train()
         for parameter in self.network.parameters():
@@ -49,7 +48,6 @@ class Trainer:
         self.device, self.rate, self.warm_up, self.bf16 = device, rate, warm_up, bf16
         self.optimiser = torch.optim.AdamW(self.network.parameters(), rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY)
         self.detail = detail
-        self.shrinkage = shrinkage or Shrinkage(0.0, 0.0)
         self.steps = 0
         self.cool_from: int | None = None if total is None else total - max(1, round(COOL_SHARE * total))
         self.total: int | None = total
@@ -65,11 +63,6 @@ class Trainer:
     def done(self) -> bool:
         """Whether every step of the schedule has been taken."""
         return self.total is not None and self.steps >= self.total
-
-    @property
-    def cooling(self) -> bool:
-        """Whether the cool-down has begun."""
-        return self.cool_from is not None and self.steps >= self.cool_from
 
     def present_rate(self) -> float:
         """The learning rate of the next step."""
@@ -95,8 +88,6 @@ class Trainer:
             loss = (output - lesson.to(self.device)).square().mean()
         else:
             loss = objective(output - y, weight, self.detail)
-            if weight is None and self.cooling:
-                loss = loss + self.shrinkage(output)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
@@ -127,8 +118,7 @@ class Trainer:
     def values(self) -> dict[str, Any]:
         """Where the schedule stands, and the loss counted so far."""
         tally = [self.tally.squared, self.tally.pixels]
-        found = {"steps": self.steps, "cool_from": self.cool_from, "total": self.total, "tally": tally}
-        return found | {"quiet": self.shrinkage.quiet}
+        return {"steps": self.steps, "cool_from": self.cool_from, "total": self.total, "tally": tally}
 
     def restore(self, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> None:
         """Stand where the state was taken."""
@@ -143,7 +133,6 @@ class Trainer:
                 parameter.copy_(torch.from_numpy(arrays[f"average.{name}"]))
         self.steps, self.cool_from, self.total = values["steps"], values["cool_from"], values["total"]
         self.tally = Tally(*values["tally"])
-        self.shrinkage.quiet = values.get("quiet", 0.0)  # absent in runs of earlier versions
 
 
 def objective(error: Tensor, weight: Tensor | None, detail: float) -> Tensor:

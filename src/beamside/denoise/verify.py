@@ -1,18 +1,21 @@
 """`python -m beamside.denoise.verify`: score a model from its bytes, in a process that knows nothing else.
 
-Standard input: 8 bytes (little endian) with the length of the model, the model file, and a safetensors file with the
-examples (`000000.input`, `.target`, `.weight`) and the number of threads. Standard output: the score as JSON, or
+Standard input: pieces, each after 8 bytes (little endian) with its length: the model file, the number of threads as a
+safetensors file, and one such file an example (`input`, `target`, `weight`). Standard output: the score as JSON, or
 `{"fault": why}` when the model cannot be read.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beamside.denoise.held_out import Example
 
@@ -20,21 +23,36 @@ _LENGTH_BYTES = 8
 _THREADS = "threads"
 
 
-def message(model: bytes, examples: Sequence[Example], threads: int) -> bytes:
-    """What the process reads."""
+def pieces(model: bytes, examples: Sequence[Example], threads: int) -> Iterator[bytes]:
+    """What the process reads, one piece after another."""
     from safetensors.numpy import save
 
-    arrays = {_THREADS: np.array([threads])}
-    for number, example in enumerate(examples):
-        arrays[f"{number:06d}.input"] = np.ascontiguousarray(example.input)
-        arrays[f"{number:06d}.target"] = np.ascontiguousarray(example.target)
-        if example.weight is not None:
-            arrays[f"{number:06d}.weight"] = np.ascontiguousarray(example.weight)
-    return len(model).to_bytes(_LENGTH_BYTES, "little") + model + bytes(save(arrays))
+    def piece(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+        return _long(bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()})))
+
+    yield _long(model)
+    yield piece({_THREADS: np.array([threads])})
+    for example in examples:
+        arrays = {"input": example.input, "target": example.target}
+        yield piece(arrays if example.weight is None else {**arrays, "weight": example.weight})
+
+
+def _long(data: bytes) -> bytes:
+    return len(data).to_bytes(_LENGTH_BYTES, "little") + data
+
+
+def message(model: bytes, examples: Sequence[Example], threads: int) -> bytes:
+    """All pieces at once."""
+    return b"".join(pieces(model, examples, threads))
 
 
 def answer(data: bytes) -> str:
-    """What the process writes."""
+    """What the process writes when it has read `data`."""
+    return answer_from(io.BytesIO(data))
+
+
+def answer_from(stream: BinaryIO) -> str:
+    """What the process writes when it has read the pieces of `stream`."""
     import torch
     from safetensors.numpy import load
 
@@ -42,17 +60,20 @@ def answer(data: bytes) -> str:
     from beamside.denoise.model_file import unpack_model
     from beamside.errors import BeamsideError
 
-    end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-    arrays = load(data[end:])
-    torch.set_num_threads(int(arrays.pop(_THREADS)[0]))
-    numbers = sorted({name.split(".")[0] for name in arrays})
-    examples = [Example(arrays[f"{n}.input"], arrays[f"{n}.target"], arrays.get(f"{n}.weight")) for n in numbers]
+    model, settings, *rest = _read(stream)
+    torch.set_num_threads(int(load(settings)[_THREADS][0]))
+    examples = [Example(found["input"], found["target"], found.get("weight")) for found in map(load, rest)]
     try:
-        network, _ = unpack_model(data[_LENGTH_BYTES:end], where="the model as saved")
+        network, _ = unpack_model(model, where="the model as saved")
     except BeamsideError as error:
         return json.dumps({"fault": error.paragraph()})
     return json.dumps(asdict(independent(network, examples)))
 
 
+def _read(stream: BinaryIO) -> Iterator[bytes]:
+    while length := stream.read(_LENGTH_BYTES):
+        yield stream.read(int.from_bytes(length, "little"))
+
+
 if __name__ == "__main__":
-    print(answer(sys.stdin.buffer.read()))
+    print(answer_from(sys.stdin.buffer))
