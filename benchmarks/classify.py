@@ -150,7 +150,8 @@ class Bench:
         star, stem = self.particles(name), self.out / f"{name}_aspire"
         command = [sys.executable, "-W", "ignore", str(self.tools / "run_aspire.py"), star.name, str(stem)]
         used = measured([*command, str(self.classes(name))], star.parent, stem.with_suffix(".log"))
-        text = self.tool("score_aspire.py", str(truth_of(star)), f"{stem}.npz")
+        # All neighbours; the averaged ones are beside them, with rotations in a form that the scorer refuses.
+        text = self.tool("score_aspire.py", str(truth_of(star)), f"{stem}_nn.npz")
         return Row("ASPIRE", name, 0, *used, note=text)
 
     def classes(self, name: str) -> int:
