@@ -13,13 +13,14 @@ from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.probe import Modes, circular_centre_px
-from beamside.ptycho.start import defocus_ladder_m, pupil_probe, short_run, trial_frames
+from beamside.ptycho.start import LOOK_FRAMES, LOOK_ITERATIONS, defocus_ladder_m, pupil_probe, short_run, trial_frames
 from beamside.ptycho.workshop import Detector, Likelihood
 from beamside.run.engine import Array, Batch
 
-_FRAMES, _ITERATIONS = 120, 4
 _HURRIED_ITERATIONS, _OUT = 2, 1.25
-"""In a hurry: how many iterations the first look takes, and from which misfit, relative to the best, one is out."""
+"""In a hurry: how many iterations the first look takes, and from which misfit, relative to the best, one is out. So is
+what has not passed the geometry as given by then: the right one has 0.7 of its unexplained misfit or less, wrong ones
+1.0 and more where the geometry as given is right."""
 CLEARLY = 0.75
 """Misfit beyond what counting noise explains, relative to that of the geometry as given, where another is better."""
 HALF_TURN = ORIENTATIONS.index((False, True, True))
@@ -117,7 +118,7 @@ def compare(
     one misfit. with_dc: try DC moved by half a frame too. hurried: candidates that are clearly behind after two
     iterations keep the misfit they have then; the geometry as given is always looked at in full.
     """
-    frames = trial_frames(positions_px, store.usable, _FRAMES)
+    frames = trial_frames(positions_px, store.usable, LOOK_FRAMES)
     counts, rows = store.block(frames)
     look = _Look(counts[rows], positions_px[frames], optics, noise, seed, lanes, store.integer)
     twins = probe is None and not signed
@@ -138,10 +139,11 @@ def compare(
     for place in places:
         known = defocus_m if signed or place == (0, False) else None
         found[place] = tried(*place, _HURRIED_ITERATIONS, known)
-    best = min(c.misfit for c in found.values())
+    best, given = min(c.misfit for c in found.values()), found[0, False].misfit
     for place, first in found.items():
-        if not hurried or place == (0, False) or first.misfit <= _OUT * best:
-            found[place] = tried(*place, _ITERATIONS, first.defocus_m)
+        in_the_running = first.misfit <= _OUT * best and first.misfit < given
+        if not hurried or place == (0, False) or in_the_running:
+            found[place] = tried(*place, LOOK_ITERATIONS, first.defocus_m)
     table = list(found.values())
     if twins:
         table += [c.twin for c in table]

@@ -18,8 +18,9 @@ from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 TRIAL_FRAMES = 300
 _TRIAL_ITERATIONS = 5
 _CANDIDATES = 10
-_REFOCUS_FRAMES, _REFOCUS_ITERATIONS, _HURRIED_ITERATIONS, _RUNGS = 120, 4, 2, 10
-"""For the defocus of a given probe: frames and iterations of a look, and into how many steps the reach is divided."""
+LOOK_FRAMES, LOOK_ITERATIONS, _HURRIED_ITERATIONS, _RUNGS = 120, 4, 2, 10
+"""For the geometry and the defocus of a given probe: frames and iterations of a look, and into how many steps the reach
+is divided."""
 _MODES_GAIN = 0.97
 """Of several modes the further ones are a guess, and moving all of them mends that a little: it must do more."""
 _CURVED, _OFF = 0.01, 0.3
@@ -98,7 +99,7 @@ def cold_trial(
     store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, *, seed: int, lanes: int
 ) -> Trial:
     """The best of a hurried sweep, with a misfit to be compared with that of `refocus`."""
-    frames = trial_frames(positions_px, store.usable, _REFOCUS_FRAMES)
+    frames = trial_frames(positions_px, store.usable, LOOK_FRAMES)
     pattern = store.mean_pattern
 
     def misfit(defocus_m: float, iterations: int) -> float:
@@ -106,7 +107,7 @@ def cold_trial(
         return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, iterations)
 
     best = min(defocus_ladder_m(pattern, optics), key=lambda z: misfit(z, _HURRIED_ITERATIONS))
-    return Trial(best, misfit(best, _REFOCUS_ITERATIONS))
+    return Trial(best, misfit(best, LOOK_ITERATIONS))
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,21 @@ def defocused(modes: Modes, optics: Optics, by_m: float) -> Modes:
 
 def refocus(
     store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, probe: Modes, *,
-    seed: int, lanes: int,
+    seed: int, lanes: int, given_misfit: float | None = None,
 ) -> Refocus:  # fmt: skip
-    """Short reconstructions from the probe moved along the beam, downhill; moved_m is 0 where it fits as it is."""
-    frames = trial_frames(positions_px, store.usable, _REFOCUS_FRAMES)
+    """Short reconstructions from the probe moved along the beam, downhill; moved_m is 0 where it fits as it is.
+
+    given_misfit: of the probe where it is, from as long a run on the same frames, if there was one.
+    """
+    frames = trial_frames(positions_px, store.usable, LOOK_FRAMES)
     step = largest_defocus_m(store.mean_pattern, optics) / _RUNGS
-    known: dict[float, float] = {}
+    known: dict[float, float] = {} if given_misfit is None else {0: given_misfit}
 
     def misfit(at: float) -> float:
         if at not in known:
             moved = defocused(probe, optics, at * step) if at else probe
             known[at] = short_run(
-                store, positions_px, frames, moved, optics.detector, noise, seed, lanes, _REFOCUS_ITERATIONS
+                store, positions_px, frames, moved, optics.detector, noise, seed, lanes, LOOK_ITERATIONS
             )
         return known[at]
 
