@@ -56,6 +56,7 @@ class Candidate:
 
     with_probe: the start probe had to be turned with the frames, so it is the scan's axes that are wrong. What to say
     for a candidate to be the geometry in use is in `advice`. explained: the part of the misfit that counting noise is.
+    glanced: the misfit is of fewer frames, which fit more easily; not to be compared with that of a look in full.
     """
 
     orientation: int
@@ -64,6 +65,7 @@ class Candidate:
     misfit: float
     with_probe: bool = False
     explained: float = 0.0
+    glanced: bool = False
 
     def clearly_beats(self, other: Candidate) -> bool:
         """By what noise does not explain, which is all that a geometry can be told by."""
@@ -159,7 +161,7 @@ def compare(
         if not hurried or place == (0, False) or (c.misfit < given and c.misfit <= _OUT * best):
             full.append(tried(look, LOOK_ITERATIONS, *place, c.defocus_m))
         else:
-            behind.append(c)
+            behind.append(dataclasses.replace(c, glanced=True))
     return [c for group in (full, behind) for c in sorted(_with_twins(group) if twins else group, key=_misfit)]
 
 
