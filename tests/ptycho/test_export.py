@@ -15,16 +15,8 @@ import pytest
 from beamside.errors import InputError
 from beamside.formats.cxi import layout
 from beamside.ptycho.export import frame_numbers, write_cxi, write_result
-from beamside.ptycho.picture import (
-    banner,
-    bar_text,
-    length_text,
-    panels,
-    scale_bar_m,
-    seen_window,
-    subline,
-    without_ramp,
-)
+from beamside.ptycho.panels import UNSEEN, panels, powers, probe_panel, seen_window, without_ramp
+from beamside.ptycho.picture import banner, bar_text, length_text, scale_bar_m, subline
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
 
@@ -186,9 +178,31 @@ def test_big_objects_are_drawn_small_and_flat_ones_at_all(snapshot: Snapshot) ->
         "coverage": np.ones((1500, 1300), np.float32),
     }
     amplitude, phase, step = panels(Snapshot(arrays, {}, 1.0, "", snapshot.notes))
-    assert step == 3 and amplitude.shape == (500, 433, 3) and np.isfinite(phase).all()
+    assert step == 3 and amplitude.image.shape == phase.image.shape == (500, 433, 3)
     arrays["coverage"] = np.zeros((1500, 1300), np.float32)
-    assert np.isfinite(panels(Snapshot(arrays, {}, 1.0, "", snapshot.notes))[0]).all()
+    nothing = panels(Snapshot(arrays, {}, 1.0, "", snapshot.notes))[0]
+    assert (nothing.image == UNSEEN).all() and (nothing.low, nothing.high) == (0, 1)
+
+
+def test_the_ends_of_the_grey_scales_are_values_of_the_object(snapshot: Snapshot) -> None:
+    ramp = np.linspace(0.5, 1.5, H * W).reshape(H, W)
+    arrays = {**snapshot.arrays, "object": ramp * np.exp(0.4j * np.sign(ramp - 1)), "coverage": np.ones((H, W))}
+    amplitude, phase, _ = panels(Snapshot(arrays, {}, 1.0, "", snapshot.notes))
+    assert (amplitude.low, amplitude.high) == pytest.approx((0.505, 1.495), abs=2e-3)
+    assert phase.high - phase.low == pytest.approx(0.8, abs=0.05)
+    assert amplitude.image[0, 0].tolist() == [0, 0, 0] and amplitude.image[-1, -1].tolist() == [255, 255, 255]
+
+
+def test_a_probe_is_drawn_in_hue_and_brightness() -> None:
+    mode = np.zeros((8, 8), np.complex64)
+    mode[2, 2], mode[5, 5], mode[7, 0] = 4, 2 * np.exp(2j * np.pi / 3), 2 * np.exp(-2j * np.pi / 3)
+    panel = probe_panel(mode)
+    red, green, blue = (panel.image[y, x].astype(int) for y, x in ((2, 2), (5, 5), (7, 0)))
+    assert (panel.low, panel.high) == (0, 4) and panel.image[0, 0].tolist() == [0, 0, 0]
+    assert red.tolist() == [255, 64, 64], "the mean phase"
+    assert green.argmax() == 1 and blue.argmax() == 2 and green.max() == blue.max() == 127, "half as bright"
+    assert powers(np.stack([mode, mode / 2])) == pytest.approx([0.8, 0.2])
+    assert probe_panel(np.zeros((4, 4))).image.max() == 0
 
 
 @pytest.mark.parametrize(("field_m", "bar_m"), [(6.8e-6, 1e-6), (8e-6, 2e-6), (2.1e-6, 5e-7), (4e-9, 1e-9)])

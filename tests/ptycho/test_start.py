@@ -9,6 +9,8 @@ from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.optics import optics_of
 from beamside.ptycho.probe import centre_offset_px
 from beamside.ptycho.start import (
+    LOOK_FRAMES,
+    LOOK_ITERATIONS,
     cold_trial,
     defocused,
     flat_probe,
@@ -151,6 +153,14 @@ def test_a_defocused_start_no_longer_ends_worse_than_none() -> None:
     assert moved.opening.refocus is not None
     assert moved.opening.refocus.moved_m == pytest.approx(-0.3e-3, rel=0.2)
     assert moved.snapshot().notes["start_moved_m"] == moved.opening.refocus.moved_m
+    engine = ready(made)
+    own = short_run(
+        engine.store, engine.positions_px, trial_frames(engine.positions_px, engine.store.usable, LOOK_FRAMES),
+        scene.start_probe(made).modes, engine.optics.detector, engine.likelihood, 0, 1, LOOK_ITERATIONS,
+    )  # fmt: skip
+    assert moved.opening.refocus.given_misfit == pytest.approx(own, rel=1e-5), (
+        "taken over from the look at the geometry"
+    )
 
 
 def test_a_probe_of_another_instrument_is_worse_than_none() -> None:

@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     }
     files = [path for path in inputs if path.exists()]
     manifest = store.manifest("ptycho", values, seed=args.seed, inputs=files)
-    from beamside.ptycho.engine import Ptychography
+    with process.loading():
+        from beamside.ptycho.engine import Ptychography
 
     with session.new_run(args.run_dir, manifest) as held:
         return _go(Fresh(Ptychography, options), held, values, None, args.run_dir)
@@ -89,7 +90,8 @@ def resume(run_dir: Path) -> int:
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], PtychoOptions]:
     """The engine and its options from what run.json holds."""
     process.prepare()
-    from beamside.ptycho.engine import Ptychography
+    with process.loading():
+        from beamside.ptycho.engine import Ptychography
     from beamside.ptycho.options import PtychoOptions
 
     probe = None if values["probe"] is None else read_start_probe(Path(values["probe"]))

@@ -104,7 +104,9 @@ class Opening:
             return
         store, seed, lanes = engine.store, self.options.seed, engine.lanes
         told = (store, engine.positions_px, self.optics, engine.likelihood)
-        self.refocus = refocus(*told, engine.shop.probe, seed=seed, lanes=lanes)
+        # The same frames from the same probe for as long: the geometry as given need not be looked at again.
+        given = None if self.assumed is None else self.assumed.misfit
+        self.refocus = refocus(*told, engine.shop.probe, seed=seed, lanes=lanes, given_misfit=given)
         if self.refocus.moved_m:
             engine.shop.set_probe(defocused(engine.shop.probe, self.optics, self.refocus.moved_m))
         noise = float((expected_misfit(store.mean_pattern) * self.optics.detector.valid).sum())

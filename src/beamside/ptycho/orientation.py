@@ -13,13 +13,22 @@ from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.probe import Modes, circular_centre_px
-from beamside.ptycho.start import defocus_ladder_m, pupil_probe, short_run, trial_frames
+from beamside.ptycho.start import (
+    GLANCE_FRAMES,
+    GLANCE_ITERATIONS,
+    LOOK_FRAMES,
+    LOOK_ITERATIONS,
+    defocus_ladder_m,
+    pupil_probe,
+    short_run,
+    trial_frames,
+)
 from beamside.ptycho.workshop import Detector, Likelihood
 from beamside.run.engine import Array, Batch
 
-_FRAMES, _ITERATIONS = 120, 4
-_HURRIED_ITERATIONS, _OUT = 2, 1.25
-"""In a hurry: how many iterations the first look takes, and from which misfit, relative to the best, one is out."""
+_OUT = 1.25
+"""In a hurry: from which misfit at a glance, relative to the best, a candidate is out. So is what does not fit better
+than the geometry as given: where that is wrong, the right one has 0.7 of its unexplained misfit or less."""
 CLEARLY = 0.75
 """Misfit beyond what counting noise explains, relative to that of the geometry as given, where another is better."""
 HALF_TURN = ORIENTATIONS.index((False, True, True))
@@ -47,6 +56,7 @@ class Candidate:
 
     with_probe: the start probe had to be turned with the frames, so it is the scan's axes that are wrong. What to say
     for a candidate to be the geometry in use is in `advice`. explained: the part of the misfit that counting noise is.
+    glanced: the misfit is of fewer frames, which fit more easily; not to be compared with that of a look in full.
     """
 
     orientation: int
@@ -55,6 +65,7 @@ class Candidate:
     misfit: float
     with_probe: bool = False
     explained: float = 0.0
+    glanced: bool = False
 
     def clearly_beats(self, other: Candidate) -> bool:
         """By what noise does not explain, which is all that a geometry can be told by."""
@@ -114,12 +125,16 @@ def compare(
     probe: the start probe, or None, when each candidate begins from its own mean pattern: at `defocus_m` where somebody
     has given it (signed), else at the best of a ladder of its own, which costs the geometry as given nothing if
     defocus_m was found for it. Then two orientations that differ by 180 degrees are twins, with opposite defocus and
-    one misfit. with_dc: try DC moved by half a frame too. hurried: candidates that are clearly behind after two
-    iterations keep the misfit they have then; the geometry as given is always looked at in full.
+    one misfit. with_dc: try DC moved by half a frame too. hurried: after a glance at fewer frames only those candidates
+    are looked at in full that do better than the geometry as given, and that one itself; the others come behind them,
+    with the misfit that they have at a glance.
     """
-    frames = trial_frames(positions_px, store.usable, _FRAMES)
-    counts, rows = store.block(frames)
-    look = _Look(counts[rows], positions_px[frames], optics, noise, seed, lanes, store.integer)
+
+    def look_at(most: int) -> _Look:
+        frames = trial_frames(positions_px, store.usable, most)
+        counts, rows = store.block(frames)
+        return _Look(counts[rows], positions_px[frames], optics, noise, seed, lanes, store.integer)
+
     twins = probe is None and not signed
     places = [
         (orientation, moved)
@@ -127,25 +142,31 @@ def compare(
         for orientation in (_ONE_OF_TWINS if twins else range(8))
     ]
 
-    def tried(orientation: int, moved: bool, iterations: int, defocus_m: float | None) -> Candidate:
+    def tried(look: _Look, iterations: int, orientation: int, moved: bool, defocus_m: float | None) -> Candidate:
         if probe is not None:
             starts = _starts(probe, orientation)
             return min((look.at(orientation, moved, s, s is not probe, iterations) for s in starts), key=_misfit)
         defoci = look.ladder_m if defocus_m is None else [defocus_m]
         return min((look.from_pattern(orientation, moved, z, iterations) for z in defoci), key=_misfit)
 
-    found: dict[tuple[int, bool], Candidate] = {}
+    look = look_at(LOOK_FRAMES)
+    glance = look_at(GLANCE_FRAMES) if hurried else look
+    first: dict[tuple[int, bool], Candidate] = {}
     for place in places:
         known = defocus_m if signed or place == (0, False) else None
-        found[place] = tried(*place, _HURRIED_ITERATIONS, known)
-    best = min(c.misfit for c in found.values())
-    for place, first in found.items():
-        if not hurried or place == (0, False) or first.misfit <= _OUT * best:
-            found[place] = tried(*place, _ITERATIONS, first.defocus_m)
-    table = list(found.values())
-    if twins:
-        table += [c.twin for c in table]
-    return sorted(table, key=_misfit)
+        first[place] = tried(glance, GLANCE_ITERATIONS, *place, known)
+    given, best = first[0, False].misfit, min(c.misfit for c in first.values())
+    full, behind = [], []
+    for place, c in first.items():
+        if not hurried or place == (0, False) or (c.misfit < given and c.misfit <= _OUT * best):
+            full.append(tried(look, LOOK_ITERATIONS, *place, c.defocus_m))
+        else:
+            behind.append(dataclasses.replace(c, glanced=True))
+    return [c for group in (full, behind) for c in sorted(_with_twins(group) if twins else group, key=_misfit)]
+
+
+def _with_twins(table: list[Candidate]) -> list[Candidate]:
+    return [*table, *(c.twin for c in table)]
 
 
 class _Look:
@@ -163,6 +184,7 @@ class _Look:
             seed,
             lanes,
         )
+        self._held: tuple[tuple[int, bool], tuple[FrameStore, Detector]] | None = None
         pattern = counts.mean(0, dtype=np.float64)
         self.ladder_m = defocus_ladder_m(pattern, optics)
         valid = optics.detector.valid
@@ -183,8 +205,11 @@ class _Look:
         return Candidate(orientation, moved, defocus_m, misfit, explained=self.explained)
 
     def _turned(self, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
-        base = np.fft.fftshift(self.counts, axes=(1, 2)) if moved else self.counts
-        return _turned(base, self.optics.detector, orientation, moved)
+        """Kept until other ones are asked for: several starts are tried on the same frames."""
+        if self._held is None or self._held[0] != (orientation, moved):
+            base = np.fft.fftshift(self.counts, axes=(1, 2)) if moved else self.counts
+            self._held = ((orientation, moved), _turned(base, self.optics.detector, orientation, moved))
+        return self._held[1]
 
     def _run(self, store: FrameStore, detector: Detector, probe: Modes, iterations: int) -> float:
         every = np.arange(len(store))

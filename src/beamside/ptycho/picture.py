@@ -1,136 +1,139 @@
-"""One picture of a reconstruction: amplitude and phase with a scale bar and the coverage, under the run's verdict."""
+"""One picture of a reconstruction: amplitude, phase and probe with their scales, under the run's verdict.
+
+Drawn on a plain canvas: a plotting library takes longer to load than a short run's pictures to draw.
+"""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.ptycho.panels import Panel, panels, phase_strip, powers, probe_panel
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
 
-_DPI, _WIDTH_PX, _HEAD_PX, _LINE_PX, _GAP_PX = 100, 1200, 52, 17, 12
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+
+_WIDTH_PX, _HEAD_PX, _LINE_PX, _GAP_PX, _FOOT_PX = 1200, 52, 17, 12, 40
+_PROBE_PX, _TILE_PX, _STRIP_PX, _STRIP_TALL_PX = 230, 51, 110, 9
+_OBJECT_PX = (_WIDTH_PX - 4 * _GAP_PX - _PROBE_PX) // 2
 _CHARACTER_PX = 6.2
-_MOST_FINDINGS = 4
-_MOST_PIXELS = 560
+_MOST_FINDINGS, _MOST_TILES = 4, 4
 _BANNER = {Verdict.TRUSTED: "#d9ead3", Verdict.PROVISIONAL: "#fff2cc", Verdict.SUSPECT: "#f4cccc"}
-_UNSEEN = (0.80, 0.84, 0.95)
-_LIT_SHARE, _EDGE_SHARE = 0.01, 0.1
-"""Hardly seen, drawn pale, no part of the grey scale: under 0.1 of the median of what has over 0.01 of the maximum."""
-_MARGIN_SHARE = 0.03
-"""Of the longer side, drawn around all that was seen; the canvas beyond is empty."""
+_GREY = "#4d4d4d"
 
 
 def write_picture(path: Path, snapshot: Snapshot, judgement: Mapping[str, Any] | None = None) -> None:
-    """Write a PNG of the object. What no photon has reached is drawn in blue, what hardly any has, in pale grey.
+    """Write a PNG of object and probe. What no photon has reached is drawn in blue, what hardly any has, in pale grey.
 
     judgement: `verdict` and `findings` as snapshot.json and verdict.json hold them.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    from PIL import Image, ImageDraw
 
     verdict, lines = banner(snapshot, judgement or {})
     amplitude, phase, step = panels(snapshot)
-    panel_px = (_WIDTH_PX - 3 * _GAP_PX) / 2
-    tall_px = panel_px * amplitude.shape[0] / amplitude.shape[1]
-    head_px = _HEAD_PX + _LINE_PX * len(lines) + 8
-    height_px = head_px + tall_px + 36
-    figure = Figure(figsize=(_WIDTH_PX / _DPI, height_px / _DPI), dpi=_DPI)
-    FigureCanvasAgg(figure)
-    page = figure.add_axes((0, 0, 1, 1))
-    page.set_axis_off()
-    page.set(xlim=(0, _WIDTH_PX), ylim=(height_px, 0))
-    page.text(_GAP_PX, 16, headline(snapshot), fontsize=11, va="center", weight="bold")
-    page.text(_GAP_PX, 36, subline(snapshot), fontsize=8, va="center", color="0.3")
-    page.add_patch(
-        Rectangle((_GAP_PX, _HEAD_PX - 6), _WIDTH_PX - 2 * _GAP_PX, _LINE_PX * len(lines) + 4, color=_BANNER[verdict])
-    )
+    modes = np.asarray(snapshot.arrays["probe"])
+    tall_px = max(1, round(_OBJECT_PX * amplitude.image.shape[0] / amplitude.image.shape[1]))
+    top = _HEAD_PX + _LINE_PX * len(lines) + 8
+    page = Image.new("RGB", (_WIDTH_PX, top + max(tall_px + _FOOT_PX, _probe_tall_px(len(modes)))), "white")
+    pen = ImageDraw.Draw(page)
+    pen.text((_GAP_PX, 16), headline(snapshot), "black", _font(15, bold=True), "lm")
+    pen.text((_GAP_PX, 36), subline(snapshot), _GREY, _font(11), "lm")
+    pen.rectangle((_GAP_PX, _HEAD_PX - 6, _WIDTH_PX - _GAP_PX, top - 10), _BANNER[verdict])
     for number, line in enumerate(lines):
-        weight = "bold" if number == 0 else "normal"
-        page.text(2 * _GAP_PX, _HEAD_PX + 4 + _LINE_PX * number, line, fontsize=8, va="center", weight=weight)
-    for place, (image, title) in enumerate(((amplitude, "amplitude"), (phase, "phase (ramp removed)"))):
-        left = _GAP_PX + place * (panel_px + _GAP_PX)
-        box = (left / _WIDTH_PX, 28 / height_px, panel_px / _WIDTH_PX, tall_px / height_px)
-        axes = figure.add_axes(box)
-        axes.imshow(image, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        page.text(left, height_px - 14, title, fontsize=8, va="center")
-    _draw_scale_bar(page, snapshot, amplitude.shape[1] * step, panel_px, height_px)
-    figure.savefig(path, pil_kwargs={"compress_level": 3})
+        pen.text((2 * _GAP_PX, _HEAD_PX + 4 + _LINE_PX * number), line, "black", _font(11, bold=number == 0), "lm")
+    for place, (panel, title, unit) in enumerate(
+        ((amplitude, "amplitude", ""), (phase, "phase (ramp removed)", " rad"))
+    ):
+        left = _GAP_PX + place * (_OBJECT_PX + _GAP_PX)
+        page.paste(_resized(panel.image, _OBJECT_PX, tall_px), (left, top))
+        _caption(page, pen, (left, top + tall_px + 12), panel, title, unit)
+    field_m = amplitude.image.shape[1] * step * float(snapshot.notes["pixel_size_m"][1])
+    _scale_bar(pen, snapshot, field_m, top + tall_px + 30)
+    _probe(page, pen, modes, (_WIDTH_PX - _GAP_PX - _PROBE_PX, top))
+    page.save(path, compress_level=3)
 
 
-def _draw_scale_bar(page: Any, snapshot: Snapshot, width_px: int, panel_px: float, height_px: float) -> None:
-    from matplotlib.patches import Rectangle
+def _caption(page: Image, pen: ImageDraw, at: tuple[int, int], panel: Panel, title: str, unit: str) -> None:
+    """Title on the left; the grey scale with the values at its ends on the right."""
+    left, middle = at
+    pen.text((left, middle), title, "black", _font(11), "lm")
+    high = f"{panel.high:.3g}{unit}"
+    right = left + _OBJECT_PX - math.ceil(_font(11).getlength(high)) - 6
+    pen.text((left + _OBJECT_PX, middle), high, "black", _font(11), "rm")
+    pen.text((right - _STRIP_PX - 6, middle), f"{panel.low:.3g}", "black", _font(11), "rm")
+    greys = np.repeat(np.linspace(0, 255, _STRIP_PX).astype(np.uint8)[None, :, None], 3, axis=2)
+    _strip(page, pen, greys, (right - _STRIP_PX, middle))
 
-    field_m = width_px * float(snapshot.notes["pixel_size_m"][1])
+
+def _strip(page: Image, pen: ImageDraw, colours: NDArray[np.uint8], at: tuple[int, int]) -> None:
+    """A row of colours (1, w, 3), framed; `at` its left end and middle."""
+    left, top = at[0], at[1] - _STRIP_TALL_PX // 2
+    page.paste(_resized(colours, colours.shape[1], _STRIP_TALL_PX), (left, top))
+    pen.rectangle((left - 1, top - 1, left + colours.shape[1], top + _STRIP_TALL_PX), outline=_GREY)
+
+
+def _scale_bar(pen: ImageDraw, snapshot: Snapshot, field_m: float, middle: int) -> None:
     bar_m = scale_bar_m(field_m)
-    length = panel_px * bar_m / field_m
-    right = _GAP_PX + panel_px
-    page.add_patch(Rectangle((right - length, height_px - 18), length, 5, color="black"))
-    text = bar_text(snapshot, bar_m)
-    page.text(right - length - 6, height_px - 14, text, fontsize=8, va="center", ha="right")
+    right = _GAP_PX + round(_OBJECT_PX * bar_m / field_m)
+    pen.rectangle((_GAP_PX, middle - 2, right, middle + 2), "black")
+    pen.text((right + 6, middle), bar_text(snapshot, bar_m), "black", _font(11), "lm")
 
 
-def panels(snapshot: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Amplitude and phase as pictures (h, w, 3), values 0 to 1, and of how many pixels each of theirs is the mean."""
-    given, coverage = np.asarray(snapshot.arrays["object"]), np.asarray(snapshot.arrays["coverage"])
-    window = seen_window(coverage)
-    given, coverage = given[window], coverage[window]
-    seen = coverage > 0
-    lit = coverage > _LIT_SHARE * coverage.max(initial=0)
-    bright = coverage > _EDGE_SHARE * np.median(coverage[lit]) if seen.any() else seen
-    levelled = without_ramp(given, bright)
-    step = max(1, math.ceil(max(given.shape) / _MOST_PIXELS))
-    images = [_shrunk(_coloured(grey, seen, bright), step) for grey in (np.abs(levelled), np.angle(levelled))]
-    return images[0], images[1], step
+def _probe_tall_px(modes: int) -> int:
+    return _PROBE_PX + 58 + (_TILE_PX + 26 if modes > 1 else 0)
 
 
-def seen_window(coverage: NDArray[Any]) -> tuple[slice, slice]:
-    """Rows and columns around all that was seen, with a margin; all of the canvas where nothing was."""
-    seen = coverage > 0
-    if not seen.any():
-        return slice(None), slice(None)
-    margin = math.ceil(_MARGIN_SHARE * max(coverage.shape))
-    ends = [np.flatnonzero(seen.any(axis)) for axis in (1, 0)]
-    rows, columns = (slice(max(0, int(end[0]) - margin), int(end[-1]) + 1 + margin) for end in ends)
-    return rows, columns
+def _probe(page: Image, pen: ImageDraw, modes: NDArray[Any], at: tuple[int, int]) -> None:
+    """The strongest mode, what its colours mean, and the further modes small, with their shares of the power."""
+    left, top = at
+    shares = powers(modes)
+    order = np.argsort(-shares, kind="stable")
+    first = probe_panel(modes[order[0]])
+    page.paste(_resized(first.image, _PROBE_PX, _PROBE_PX), at)
+    size, below = modes.shape[-1], top + _PROBE_PX
+    of = f", mode of {shares[order[0]]:.0%}" if len(modes) > 1 else ""
+    pen.text((left, below + 12), f"probe, {size} px{of}; brightness:", "black", _font(11), "lm")
+    pen.text((left, below + 29), f"amplitude 0 to {first.high:.3g} (photons^1/2)", "black", _font(11), "lm")
+    pen.text((left, below + 46), "hue: phase  -pi", "black", _font(11), "lm")
+    strip = left + math.ceil(_font(11).getlength("hue: phase  -pi")) + 7
+    _strip(page, pen, phase_strip(_STRIP_PX - 20), (strip, below + 46))
+    pen.text((strip + _STRIP_PX - 14, below + 46), "pi", "black", _font(11), "lm")
+    for place, mode in enumerate(order[1 : 1 + _MOST_TILES]):
+        corner = (left + place * (_TILE_PX + 8), below + 60)
+        page.paste(_resized(probe_panel(modes[mode]).image, _TILE_PX, _TILE_PX), corner)
+        pen.text((corner[0], corner[1] + _TILE_PX + 9), f"{shares[mode]:.1%}", "black", _font(11), "lm")
 
 
-def without_ramp(given: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[np.complex128]:
-    """The object without its mean phase and its mean phase gradient over `where`, neither of which the data fix."""
-    image = given.astype(np.complex128)
-    if not where.any():
-        return image
-    for axis in (0, 1):
-        ahead, behind = np.moveaxis(image, axis, 0)[1:], np.moveaxis(image, axis, 0)[:-1]
-        both = np.moveaxis(where, axis, 0)
-        slope = np.angle((ahead * behind.conj())[both[1:] & both[:-1]].sum())
-        turn = np.exp(-1j * slope * np.arange(image.shape[axis]))
-        image = image * (turn[:, None] if axis == 0 else turn[None, :])
-    return np.asarray(image * np.exp(-1j * np.angle(image[where].sum())))
+def _resized(image: NDArray[np.uint8], wide_px: int, tall_px: int) -> Image:
+    """Means where it shrinks; where it grows, pixels stay pixels."""
+    from PIL import Image
+
+    shrinks = image.shape[1] > wide_px
+    filtering = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
+    return Image.fromarray(image).resize((wide_px, tall_px), filtering)
 
 
-def _coloured(values: NDArray[Any], seen: NDArray[np.bool_], bright: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Grey between the 0.5th and 99.5th percentile of the well-lit part; unseen pixels blue, dim ones half washed."""
-    low, high = np.percentile(values[bright], [0.5, 99.5]) if bright.any() else (0.0, 1.0)
-    grey = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    picture = np.repeat(grey[:, :, None], 3, axis=2)
-    dim = seen & ~bright
-    picture[dim] = 0.5 + 0.35 * picture[dim]
-    picture[~seen] = _UNSEEN
-    return picture
+@lru_cache
+def _font(size_px: int, *, bold: bool = False) -> FreeTypeFont:
+    """The face of the other engines' pictures, which comes with their library; that itself is not loaded."""
+    from PIL import ImageFont
 
-
-def _shrunk(picture: NDArray[np.float64], step: int) -> NDArray[np.float64]:
-    rows, columns = (size // step * step for size in picture.shape[:2])
-    blocks = picture[:rows, :columns].reshape(rows // step, step, columns // step, step, 3)
-    return np.asarray(blocks.mean(axis=(1, 3)))
+    found = find_spec("matplotlib")
+    assert found is not None and found.origin is not None
+    faces = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(str(faces / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size_px)
 
 
 def banner(snapshot: Snapshot, judgement: Mapping[str, Any]) -> tuple[Verdict, list[str]]:

@@ -18,8 +18,11 @@ from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 TRIAL_FRAMES = 300
 _TRIAL_ITERATIONS = 5
 _CANDIDATES = 10
-_REFOCUS_FRAMES, _REFOCUS_ITERATIONS, _HURRIED_ITERATIONS, _RUNGS = 120, 4, 2, 10
-"""For the defocus of a given probe: frames and iterations of a look, and into how many steps the reach is divided."""
+LOOK_FRAMES, LOOK_ITERATIONS = 120, 4
+GLANCE_FRAMES, GLANCE_ITERATIONS = 60, 2
+"""Of a look at the geometry or at the defocus of a given probe, and of a glance, which says what is worth a look."""
+_RUNGS = 10
+"""Steps into which the reach of a search for the defocus of a given probe is divided."""
 _MODES_GAIN = 0.97
 """Of several modes the further ones are a guess, and moving all of them mends that a little: it must do more."""
 _CURVED, _OFF = 0.01, 0.3
@@ -98,15 +101,15 @@ def cold_trial(
     store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, *, seed: int, lanes: int
 ) -> Trial:
     """The best of a hurried sweep, with a misfit to be compared with that of `refocus`."""
-    frames = trial_frames(positions_px, store.usable, _REFOCUS_FRAMES)
+    look, glance = (trial_frames(positions_px, store.usable, most) for most in (LOOK_FRAMES, GLANCE_FRAMES))
     pattern = store.mean_pattern
 
-    def misfit(defocus_m: float, iterations: int) -> float:
+    def misfit(defocus_m: float, frames: Frames, iterations: int) -> float:
         probe = pupil_probe(pattern, optics, defocus_m)
         return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, iterations)
 
-    best = min(defocus_ladder_m(pattern, optics), key=lambda z: misfit(z, _HURRIED_ITERATIONS))
-    return Trial(best, misfit(best, _REFOCUS_ITERATIONS))
+    best = min(defocus_ladder_m(pattern, optics), key=lambda z: misfit(z, glance, GLANCE_ITERATIONS))
+    return Trial(best, misfit(best, look, LOOK_ITERATIONS))
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,21 @@ def defocused(modes: Modes, optics: Optics, by_m: float) -> Modes:
 
 def refocus(
     store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, probe: Modes, *,
-    seed: int, lanes: int,
+    seed: int, lanes: int, given_misfit: float | None = None,
 ) -> Refocus:  # fmt: skip
-    """Short reconstructions from the probe moved along the beam, downhill; moved_m is 0 where it fits as it is."""
-    frames = trial_frames(positions_px, store.usable, _REFOCUS_FRAMES)
+    """Short reconstructions from the probe moved along the beam, downhill; moved_m is 0 where it fits as it is.
+
+    given_misfit: of the probe where it is, from as long a run on the same frames, if there was one.
+    """
+    frames = trial_frames(positions_px, store.usable, LOOK_FRAMES)
     step = largest_defocus_m(store.mean_pattern, optics) / _RUNGS
-    known: dict[float, float] = {}
+    known: dict[float, float] = {} if given_misfit is None else {0: given_misfit}
 
     def misfit(at: float) -> float:
         if at not in known:
             moved = defocused(probe, optics, at * step) if at else probe
             known[at] = short_run(
-                store, positions_px, frames, moved, optics.detector, noise, seed, lanes, _REFOCUS_ITERATIONS
+                store, positions_px, frames, moved, optics.detector, noise, seed, lanes, LOOK_ITERATIONS
             )
         return known[at]
 
@@ -173,7 +179,11 @@ def short_run(
     lanes: int,
     iterations: int = _TRIAL_ITERATIONS,
 ) -> float:
-    """Misfit a frame after a few iterations from an empty object; infinity when it is not finite."""
+    """Misfit a frame after a few iterations from an empty object; infinity when it is not finite.
+
+    The probe stays as it is in the first iteration, of which it would learn nothing, and in the last, whose misfit is
+    summed before it could show what it has learnt.
+    """
     canvas = Canvas()
     canvas.cover(positions_px[frames], store.size)
     shop = Workshop(store, canvas, detector, lanes)
@@ -182,6 +192,6 @@ def short_run(
     method = Accelerated()
     misfit = 0.0
     for k in range(iterations):
-        misfit = method.iterate(shop, Pass(frames, k, seed, noise, gain=1.0, probe=k > 0))
+        misfit = method.iterate(shop, Pass(frames, k, seed, noise, gain=1.0, probe=0 < k < iterations - 1))
     shop.shut()
     return misfit / len(frames) if np.isfinite(misfit) else float("inf")

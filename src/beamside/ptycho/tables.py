@@ -55,7 +55,8 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
         "scan_uid": engine.header.fields.get("scan_uid"),
         "counts_per_object_pixel": float(engine.store.total.sum()) / max(1.0, lit_pixels(engine.shop, active)),
         "geometry": [
-            {"orientation": c.orientation, "name": c.name, "misfit": c.misfit} for c in engine.opening.geometry
+            {"orientation": c.orientation, "name": c.name, "misfit": c.misfit, "glanced": c.glanced}
+            for c in engine.opening.geometry
         ],
     }
     share = 1.0 if not engine.expected else len(active) / engine.expected
