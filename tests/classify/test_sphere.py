@@ -12,13 +12,14 @@ from beamside.classify import atlas, cells, sphere, volume
 from beamside.classify.groups import Held, Near
 from beamside.classify.slices import Latitudes, Slices
 from beamside.optics.rotation import euler_matrix
+from beamside.simulate.structures import random_rotation
 
 DEGREE, ORDERS = 6, 9
 
 
 def frames(count: int, seed: int = 0) -> sphere.Array:
     generator = np.random.default_rng(seed)
-    return np.stack([sphere.random_rotation(generator) for _ in range(count)])
+    return np.stack([random_rotation(generator) for _ in range(count)])
 
 
 def unit(count: int) -> sphere.Array:

@@ -80,7 +80,7 @@ class Atlas:
             model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed,
             self._leave(),
         )  # fmt: skip
-        among = Near(known.label[:, 0].clone(), self.frames[:, 2]) if near else None
+        among = Near(known.label[:, 0], self.frames[:, 2]) if near else None
         sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn, among=among)
         if sums is None:
             return

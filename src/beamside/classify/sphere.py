@@ -65,8 +65,3 @@ def mean_rotation(rotations: Array, weights: Array) -> Array:
     left, _, right = np.linalg.svd(np.einsum("nt,ntij->nij", weights, rotations))
     left[:, :, 2] *= np.linalg.det(left @ right)[:, None]
     return np.asarray(left @ right)
-
-
-def random_rotation(generator: np.random.Generator) -> Array:
-    """(3, 3), uniform."""
-    return np.asarray(mean_rotation(generator.normal(size=(1, 1, 3, 3)), np.ones((1, 1)))[0])

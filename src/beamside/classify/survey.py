@@ -32,6 +32,7 @@ LEAST_PARTICLES = 500
 """Fewer cannot show a volume; their classes start without one."""
 _FREE_PASSES = 2
 _LEFT = 0.3
+"""Share of what a parameter gains from noise that is left in scores without the particle's own part."""
 _LEAST_STRANGE = 0.05
 """Share of particles like noise from which on they get classes of their own."""
 _RISE, _MOST_LOOKS = 0.02, 12
