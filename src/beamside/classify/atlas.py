@@ -22,18 +22,21 @@ from torch import Tensor
 from beamside.classify import model as models
 from beamside.classify import sphere
 from beamside.classify.average import Averages, Sums
-from beamside.classify.expectation import Assignment, Expectation, accumulate
+from beamside.classify.expectation import Assignment, Expectation, accumulate, responsibilities
 from beamside.classify.groups import Near
 from beamside.classify.leaveout import OfVolume, Traces
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Stage
+from beamside.classify.search import Poses
 from beamside.classify.slices import Latitudes, Slices
 from beamside.classify.volume import Volume, carried, degrees_of, solve
+from beamside.compute.lanes import blocks
 
 CANDIDATES = 16
 _STEP = 0.5
 """Of the stochastic passes: the sums remember about two batches."""
+_VIEWS = 64
 _NEAR_DEG = 35.0
 _BLUR = 2.0
 """Temperature of the mean pose: neighbouring directions share a particle that lies between them."""
@@ -52,6 +55,8 @@ class Atlas:
     """What every particle has put into the volume."""
     volume: Volume | None = None
     sums: Sums | None = None
+    alone: bool = True
+    """Whether scores are without what each particle itself has put into the volume."""
 
     def guess(self, known: Assignment, rows: Tensor, generator: torch.Generator) -> None:
         """A first volume from random orientations of `rows`."""
@@ -78,7 +83,7 @@ class Atlas:
         model = self.model
         search = Expectation.of(
             model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed,
-            self._leave(),
+            self._leave() if self.alone else None,
         )  # fmt: skip
         among = Near(known.label[:, 0], self.frames[:, 2]) if near else None
         sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn, among=among)
@@ -88,6 +93,21 @@ class Atlas:
         self.sums = sums if self.sums is None else self.sums.mixed(sums, keep, take)
         self.traces.record(rows, self._toward[known.label[rows]], known.weight[rows], keep, take)
         self._learn(self.sums)
+
+    def look_everywhere(self, rows: Tensor, known: Assignment) -> None:
+        """Find the orientations of `rows` in a frame with many shifts, a few views at a time; the volume stays."""
+        model, views = self.model, self.model.averages.values
+        best, leave = known.label.shape[1], self._leave()
+        found = []
+        for part in blocks(len(views), _VIEWS):
+            search = Expectation.of(
+                model.frame, Averages(views[part]), 1.0, best, model.scene.threads, model.scene.seed, leave.only(part)
+            )
+            seen = Assignment.empty(len(known.presence), best)
+            search.run(model.vectors, model.ctf2, rows, seen, model.scene.threads, sums=False)
+            poses = seen.rows(rows)
+            found.append(replace(poses, label=poses.label + part.start))
+        known.store(rows, *_best_of(found, best))
 
     @cached_property
     def _toward(self) -> Tensor:
@@ -123,6 +143,17 @@ class Atlas:
         trace = np.einsum("ntij,nij->nt", each, each[:, 0])
         near = trace > 1 + 2 * math.cos(math.radians(_NEAR_DEG))
         return sphere.mean_rotation(each, np.exp((score - score[:, :1]) / _BLUR) * near)
+
+
+def _best_of(found: Sequence[Poses], best: int) -> tuple[Poses, Tensor]:
+    """The best of candidates from different views, and their responsibilities."""
+    score, order = torch.cat([p.score for p in found], 1).sort(dim=1, descending=True, stable=True)
+    label, alpha, shift = (
+        torch.cat([getattr(p, name) for p in found], 1).gather(1, order)[:, :best]
+        for name in ("label", "alpha", "shift")
+    )
+    poses = Poses(score[:, :best], label, alpha, shift)
+    return poses, responsibilities(poses.score, 1.0)
 
 
 def enter(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from beamside.classify import model as models
 from beamside.classify import stored
+from beamside.classify.abinitio import LEAST_CLASSES
 from beamside.classify.average import Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final, finish
@@ -26,6 +27,7 @@ from beamside.classify.guards import GUARDS
 from beamside.classify.masking import choose_mask
 from beamside.classify.model import CANDIDATES, Model, Scene
 from beamside.classify.options import ClassifyOptions, resolve_limits
+from beamside.classify.plan import Task, held_tasks, meeting, second_search, stage_tasks, view_tasks
 from beamside.classify.population import Population, good_pixels
 from beamside.classify.schedule import (
     Band,
@@ -33,7 +35,6 @@ from beamside.classify.schedule import (
     closing_stages,
     closing_views,
     create_stages,
-    held_stages,
     meeting_views,
     update_stages,
     view_stages,
@@ -47,18 +48,6 @@ from beamside.run.guard import Guard
 
 _LEAST_PER_CLASS = 10
 _NOISE_SAMPLE = 1000
-
-
-@dataclass(frozen=True)
-class Task:
-    """One step to do: enter a stage's frame, a pass of it, meet new particles, or finish."""
-
-    kind: str
-    label: str
-    stage: Stage | None = None
-    done: int = 0
-    new: bool = False
-    """Of views: only particles that have no class yet, and the volume stays as it is."""
 
 
 class Classifier:
@@ -98,6 +87,7 @@ class Classifier:
         self.closed = False
         self.final: Final | None = None
         self.encoded_px, self.encoded_upto = torch.zeros(0, 2), list[int]()
+        self.free_px = torch.zeros(0, 2)
         self.training, self.newcomers = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
         self.others: Sums | None = None
         self.set_aside: list[str] = []
@@ -157,6 +147,8 @@ class Classifier:
                 "pass": self._pass,
                 "meet": self._meet,
                 "views": self._enter_views,
+                "averages": self._enter_averages,
+                "start": lambda task: self.survey.start(self.known, task.done),
                 "look": self._look,
                 "divide": self._divide,
                 "mask": self._choose_mask,
@@ -187,36 +179,16 @@ class Classifier:
 
     def _later_round(self) -> list[Task]:
         name = f"round {self.round}"
-        adding = [Task("meet", f"{name}, adding {done} of 2", done=done) for done in (1, 2)]
-        found = [] if self.survey.cells is None else self._view_tasks(meeting_views(self.band), name, new=True)
-        return [*found, Task("meet", f"{name}, finding new particles"), *adding]
+        found = [] if self.survey.cells is None else view_tasks(meeting_views(self.band), name, new=True)
+        return meeting(name, found)
 
     def _closing_round(self) -> list[Task]:
         iterations = self.options.iterations
         if self.survey.cells is not None:
-            again = self._view_tasks(closing_views(self.band, iterations), "closing")
-            return [*again, *self._stage_tasks(held_stages(self.band), "closing")]
+            again = view_tasks(closing_views(self.band, iterations), "closing")
+            return [*again, *held_tasks(self.band, "closing")]
         stages = closing_stages(self.band, iterations, anneal=self.options.mode == "create")
-        return self._stage_tasks(stages, "closing")
-
-    def _view_tasks(self, stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
-        tasks = []
-        for stage in stages:
-            tasks.append(Task("views", f"{name}, {stage.name}: encoding", stage, new=new))
-            tasks += [
-                Task("look", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i, new)
-                for i in range(stage.passes)
-            ]
-        return [*tasks, Task("divide", f"{name}, directions into classes", new=new)]
-
-    def _stage_tasks(self, stages: Sequence[Stage], name: str) -> list[Task]:
-        tasks = []
-        for stage in stages:
-            tasks.append(Task("stage", f"{name}, {stage.name}: encoding", stage))
-            tasks += [
-                Task("pass", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i) for i in range(stage.passes)
-            ]
-        return tasks
+        return stage_tasks(stages, "closing")
 
     @property
     def band(self) -> Band:
@@ -229,19 +201,29 @@ class Classifier:
         sample = models.training_rows(self.population, _NOISE_SAMPLE, self.options.seed)
         chosen = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
         self.mask, self.diameter_A, self.mask_note = chosen.mask, chosen.diameter_A, chosen.note
-        name, enough = f"round {self.round}", len(self.population.rows) >= LEAST_PARTICLES
-        if self.options.start == "volume" or (self.options.start == "auto" and self._may_survey and enough):
-            self._plan(self._view_tasks(view_stages(self.band, self.options.iterations), name))
+        if self._may_survey:
+            self._plan(view_tasks(view_stages(self.band, self.options.iterations), f"round {self.round}"))
         else:
             self._plan(self._free_round())
 
     @property
     def _may_survey(self) -> bool:
-        return self.options.mode == "create" and not self.options.mirror and self.classes > 1
+        if self.options.start != "auto":
+            return self.options.start == "volume"
+        alike = self.options.mode == "create" and not self.options.mirror and self.classes > 1
+        return alike and len(self.population.rows) >= LEAST_PARTICLES
+
+    @property
+    def _may_search_again(self) -> bool:
+        return self._may_survey and self.survey.refused < 2 and self.classes >= LEAST_CLASSES
 
     def _free_round(self) -> list[Task]:
-        make = update_stages if self.options.mode == "update" else create_stages
-        return self._stage_tasks(make(self.band, self.options.iterations), f"round {self.round}")
+        name = f"round {self.round}"
+        if self.options.mode == "update":
+            return stage_tasks(update_stages(self.band, self.options.iterations), name)
+        search, anneal, *fine = create_stages(self.band, self.options.iterations)
+        again = second_search(self.band, name) if self._may_search_again else []
+        return [*stage_tasks([search, anneal], name), *again, *stage_tasks(fine, name)]
 
     def _enter_views(self, task: Task) -> None:
         assert task.stage is not None and self.mask is not None
@@ -251,6 +233,13 @@ class Classifier:
         sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
         noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], None)
         self.survey.enter(task.stage, self.band, self.mask, noise, rows, sample)
+
+    def _enter_averages(self, task: Task) -> None:
+        """As for views; the free classes' centres are kept for the case that no volume is found from them either."""
+        assert self.model is not None
+        self.model.settle(self.population, self.known, self.population.rows)
+        self.free_px = self.population.centres_px.clone()
+        self._enter_views(task)
 
     def _look(self, task: Task) -> None:
         assert task.stage is not None
@@ -263,12 +252,18 @@ class Classifier:
             self.planned += 1
 
     def _divide(self, task: Task) -> None:
-        forced = self.options.start == "volume"
+        first, free = self.survey.cells is None, self.model is not None
+        forced = self.options.start == "volume" and (free or not self._may_search_again)
         if self.survey.divide(self.known, forced=forced, again=not task.new):
-            if self.model is None:
-                self._plan(self._stage_tasks(held_stages(self.band), f"round {self.round}"))
+            if first:
+                self.tasks.clear()  # What was planned for free classes.
+                self._plan(held_tasks(self.band, f"round {self.round}"))
+        elif free:
+            self.population.centres_px = self.free_px
         else:
             self._plan(self._free_round())
+            if self._may_search_again:
+                self.survey.note = ""
 
     @property
     def _held(self) -> Held | None:

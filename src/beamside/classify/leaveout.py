@@ -7,7 +7,7 @@ reference is y^H V y, with its vector y and the posterior variance V of the refe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -92,6 +92,10 @@ class OfVolume:
     def of(cls, variance: Tensor, traces: Traces, views: Tensor, width: float) -> OfVolume:
         """width: the finest angle that the volume resolves, radians."""
         return cls(variance, traces, views, overlap(torch.linspace(0, 1, _STEPS), width))
+
+    def only(self, part: slice) -> OfVolume:
+        """For some of the views."""
+        return replace(self, views=self.views[part])
 
     def own(self, power: Tensor, rows: Tensor) -> Tensor:
         """(b, V)."""

@@ -132,7 +132,8 @@ def bank(averages: Tensor, frame: Frame, threads: int = 1) -> Bank:
             columns[row, second] = torch.arange(at + size, at + 2 * size)
 
     over_lanes(lane, blocks(frame.orders, 1), threads)
-    rows = torch.stack([real, imaginary]).permute(3, 0, 1, 2).contiguous()
+    rows = torch.empty(real.shape[2], 2, *real.shape[:2])
+    rows[:, 0], rows[:, 1] = real.permute(2, 0, 1), imaginary.permute(2, 0, 1)
     groups = _groups([subspace.sizes[m] for m in orders], -(-frame.orders // 2))
     return Bank(
         real, imaginary, rows, columns, groups, (averages.abs() ** 2).sum(1), len(averages), len(frame.shifts.phases)

@@ -15,6 +15,7 @@ _EARLY_CYCLES, _LATE_CYCLES = 9.5, 14.5
 _CREATE_PASSES, _CLOSING_PASSES = 18, 10
 """Passes over all particles that a first round and the closing one cost."""
 _VOLUME_CYCLES = (6.0, 7.5, 9.5, 12.0)
+_DOUBTFUL = 0.4
 _SEARCH_PART, _REFINE_PART = 0.45, 0.17
 _SEARCH_SHARE, _ANNEAL_SHARE = 1 / 6, 1 / 4
 
@@ -27,7 +28,8 @@ class Stage:
     first four fifths of `passes`. share: part of the particles that a pass sees; its sums move the present ones by a
     step (stepwise EM), so several updates cost one pass over all.
     views: directions from which a volume is seen; 0 for free classes. smallest, largest: particles of the first and of
-    the last batch of a stage of views, growing evenly in between; 0 for all particles each time.
+    the last batch of a stage of views, growing evenly in between; 0 for all particles each time. doubtful: look only
+    for this part of the particles, those that the volume explains worst, around their picks; the volume stays.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Stage:
     views: int = 0
     smallest: int = 0
     largest: int = 0
+    doubtful: float = 0.0
 
     def temperature(self, done: int) -> float:
         """Of the pass after `done` passes."""
@@ -89,6 +92,11 @@ class Band:
         count = max(24, round(math.pi * seen**2))
         return Stage(name, ring, step, steps * step, passes, hot, COLD, 1.0, count, *sizes)
 
+    def doubtful(self, share: float) -> Stage:
+        """One look for the particles that the volume explains worst: everywhere, in fine steps, from their picks."""
+        stage = self.views("doubtful particles", _VOLUME_CYCLES[2], 1, COLD)
+        return replace(stage, reach_px=self.reach_px, doubtful=share)
+
     @property
     def reach_px(self) -> float:
         """How far from the centre a new particle is looked for: a ninth of the box, less for particles that fill it."""
@@ -122,9 +130,20 @@ def view_stages(band: Band, iterations: int | None) -> list[Stage]:
         replace(
             band.views("volume", _VOLUME_CYCLES[1], max(2, round(7 * part)), 1.5, (1000, 2000)), reach_px=band.reach_px
         ),
-        band.views("volume", _VOLUME_CYCLES[2], max(1, round(3 * part)), COLD),
+        band.views("volume", _VOLUME_CYCLES[2], 1, COLD),
+        band.doubtful(_DOUBTFUL),
         band.views("directions", _VOLUME_CYCLES[3], max(1, round(3 * part)), COLD, steps=1.0),
     ]
+
+
+def averaged_views(band: Band) -> list[Stage]:
+    """A volume from class averages, then from all particles, which are looked for everywhere again.
+
+    Free classes have given many of them a wrong centre.
+    """
+    start = band.views("volume", _VOLUME_CYCLES[2], 2, COLD, steps=1.0)
+    fine = band.views("directions", _VOLUME_CYCLES[3], 3, COLD, steps=1.0)
+    return [start, band.doubtful(1.0), replace(fine, passes=2), band.doubtful(0.5), fine]
 
 
 def meeting_views(band: Band) -> list[Stage]:
@@ -139,7 +158,8 @@ def closing_views(band: Band, iterations: int | None) -> list[Stage]:
     looks = max(1, round((iterations or _CLOSING_PASSES) * 0.3))
     return [
         replace(band.views("volume", _VOLUME_CYCLES[1], 2 * looks + 1, 1.5, (1000, 2000)), reach_px=band.reach_px),
-        band.views("volume", _VOLUME_CYCLES[2], looks, COLD),
+        band.views("volume", _VOLUME_CYCLES[2], max(1, looks - 1), COLD),
+        band.doubtful(_DOUBTFUL),
         band.views("directions", _VOLUME_CYCLES[3], looks, COLD, steps=1.0),
     ]
 

@@ -19,6 +19,7 @@ from beamside.classify import model as models
 from beamside.classify.average import Averages, Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final
+from beamside.classify.plan import Task
 from beamside.classify.restore import ClassAverages
 from beamside.classify.schedule import Stage
 from beamside.run.engine import Batch, State
@@ -47,7 +48,7 @@ def state_of(engine: Classifier) -> State:
     if engine.model is not None:
         model = engine.model
         arrays |= {"encoded_px": engine.encoded_px, "training": engine.training, "noise": model.noise}
-        arrays |= {"newcomers": engine.newcomers}
+        arrays |= {"newcomers": engine.newcomers, "free_px": engine.free_px}
         arrays |= _sums("sums", model.sums) | _sums("others", engine.others) | _sums("base", model.base)
         arrays |= {"averages.values": torch.view_as_real(model.averages.values)}
         assert model.averages.precision is not None and model.averages.prior is not None
@@ -75,8 +76,6 @@ def _sums(name: str, sums: Sums | None) -> dict[str, Tensor]:
 
 def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
     """Fill a new engine from `state`; `batches` are those it had ingested."""
-    from beamside.classify.engine import Task
-
     arrays = {n: torch.as_tensor(np.array(a)) for n, a in state.arrays.items() if not n.startswith("final.")}
     values = state.values
     usable, at = arrays["usable"].numpy(), 0
@@ -105,6 +104,7 @@ def _restore_model(engine: Classifier, stage: Stage, arrays: dict[str, Tensor]) 
     population, now = engine.population, engine.population.centres_px
     engine.encoded_px, engine.training = arrays["encoded_px"], arrays["training"]
     engine.newcomers, engine.others = arrays["newcomers"], _sums_from("others", arrays)
+    engine.free_px = arrays["free_px"]
     population.centres_px = engine.encoded_px
     # The compression was trained when the first `encoded_upto` particles were there, on noise groups known then.
     made = models.begin(

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beamside.classify import abinitio, cells, sphere
 from beamside.classify import atlas as atlases
-from beamside.classify import cells, sphere
 from beamside.classify import model as models
 from beamside.classify.atlas import Atlas
 from beamside.classify.average import Sums
@@ -39,7 +39,8 @@ _RISE, _MOST_LOOKS = 0.02, 12
 STRANGE = 1.5
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
 
-_ARRAYS = ("rows", "training", "encoded_px", "held", "sureness")
+_ARRAYS = ("rows", "looked", "training", "encoded_px", "held", "sureness")
+_VALUES = ("note", "gains", "null", "refused", "start_score")
 _VOLUME = ("harmonics", "variance", "prior", "ring_weight")
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
 
@@ -53,6 +54,8 @@ class Survey:
         self.sightings = Assignment.empty(0, atlases.CANDIDATES)
         self.traces = Traces.empty(0)
         self.rows = torch.zeros(0, dtype=torch.int64)
+        self.looked = self.rows
+        """Those of `rows` that the present stage looks for."""
         self.training, self.encoded_px = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2)
         self.volume: Volume | None = None
         self.cells: sphere.Array | None = None
@@ -65,6 +68,10 @@ class Survey:
         self.note = ""
         self.gains: list[float] = []
         """Mean log-likelihood of each look at all particles in the present stage."""
+        self.refused = 0
+        """How many volumes explained the particles no better than free classes."""
+        self.start_score = 0.0
+        """Of the present volume, if it was found from class averages: their mean log-likelihood."""
 
     @property
     def regular(self) -> int:
@@ -73,9 +80,14 @@ class Survey:
 
     def enter(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor, rows: Tensor, training: Tensor) -> None:
         """Go over to the frame of a stage, with the volume so far, and encode `rows` in it."""
-        if stage.reach_px < band.reach_px:
+        if stage.reach_px < band.reach_px or stage.doubtful:
             self._settle()  # A stage that looks everywhere does better without the centres of a coarser one.
-        self.rows, self.training = rows, training
+        self.rows = self.looked = rows
+        self.training = training
+        if stage.doubtful:
+            worst = self.sightings.score[rows, 0].argsort(stable=True)[: round(stage.doubtful * len(rows))]
+            self.looked = rows[worst].sort().values
+            self.population.centres_px[self.looked] = 0.0
         self.encoded_px = self.population.centres_px.clone()
         before = self.volume if self.atlas is None else self.atlas.volume
         self._build(stage, band, mask, noise)
@@ -88,7 +100,7 @@ class Survey:
         self.atlas = atlases.enter(
             self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px, self.traces
         )
-        self.atlas.model.encode(self.population, self.rows)
+        self.atlas.model.encode(self.population, self.looked)
         self.gains = []
         self.sightings = self.sightings.extended(len(self.population))
         self.sightings.shift[:] = self.atlas.model.frame.shifts.centre
@@ -97,7 +109,7 @@ class Survey:
         """One batch of the present stage, or all rows; how many particles it saw."""
         atlas = self.atlas
         assert atlas is not None
-        stage, rows = atlas.model.stage, self.rows
+        stage, rows = atlas.model.stage, self.looked
         if atlas.volume is None:
             atlas.guess(self.sightings, rows, torch.Generator().manual_seed(self.scene.seed))
         if stage.largest:
@@ -106,13 +118,28 @@ class Survey:
             atlas.forget()
         # Once all particles were looked for everywhere in this frame, they are looked for around where they were found.
         near = not stage.largest and done > 0
-        atlas.look(rows, self.sightings, stage.temperature(done), learn=learn, near=near)
+        if stage.doubtful:
+            atlas.look_everywhere(rows, self.sightings)
+        else:
+            atlas.look(rows, self.sightings, stage.temperature(done), learn=learn, near=near)
         if not stage.largest:
             self.gains = [*self.gains, float(self.sightings.score[rows, 0].double().mean())]
         if stage.largest and done + 1 == stage.passes:
             # The next stage needs the centre of every particle, not of the last batch alone.
             atlas.look(self.rows, self.sightings, 1.0, learn=False)
         return len(rows)
+
+    def start(self, known: Assignment, number: int) -> None:
+        """A volume from the classes of `known`, whose members are at their centres; kept if it is the best so far."""
+        atlas = self.atlas
+        assert atlas is not None
+        classes = abinitio.Composites.of(atlas, known.label[:, 0], known.alpha[:, 0], self.rows, self.scene.classes)
+        volume, score = abinitio.found_volume(atlas, classes, self.scene.seed + 7919 * number)
+        if number == 0:
+            self.traces.share.zero_()
+        if number == 0 or score > self.start_score:
+            self.start_score = score
+            atlas.take(volume)
 
     def rising(self, done: int) -> bool:
         """Whether the last look at all particles explained them clearly better than the one before.
@@ -149,6 +176,7 @@ class Survey:
             made = sphere.frames_along(cells.centres(views, max(1, self.scene.classes - spare), seeds))
             gain, needed = self._gain(poses, made), self._needed(atlas)
             if gain < needed and not forced:
+                self.refused += 1
                 self.note = f"one volume explains the particles no better than free classes ({gain:.1f} < {needed:.1f})"
                 self._leave()
                 return False
@@ -221,7 +249,7 @@ class Survey:
         arrays = {f"survey.known.{n}": getattr(self.sightings, n) for n in _KNOWN}
         arrays |= {f"survey.{n}": getattr(self, n) for n in _ARRAYS}
         arrays |= {"survey.traces.toward": self.traces.toward, "survey.traces.share": self.traces.share}
-        values: dict[str, Any] = {"survey.note": self.note, "survey.gains": self.gains, "survey.null": list(self.null)}
+        values: dict[str, Any] = {f"survey.{n}": getattr(self, n) for n in _VALUES}
         present = None if self.atlas is None else self.atlas.volume
         for name, volume in (("survey.volume", self.volume), ("survey.present", present)):
             if volume is not None:
@@ -249,8 +277,9 @@ class Survey:
         for name in _ARRAYS:
             setattr(self, name, arrays[f"survey.{name}"])
         self.traces = Traces(arrays["survey.traces.toward"], arrays["survey.traces.share"])
-        self.null = tuple(values["survey.null"])
-        self.note, self.volume = values["survey.note"], _volume_from("survey.volume", arrays, values)
+        for name in _VALUES:
+            setattr(self, name, values[f"survey.{name}"])
+        self.volume = _volume_from("survey.volume", arrays, values)
         if "survey.cells" in arrays:
             self.cells = arrays["survey.cells"].numpy()
         if "survey.stage" not in values:
@@ -262,7 +291,7 @@ class Survey:
         self._build(Stage(**values["survey.stage"]), band, mask, arrays["survey.noise"])
         self.sightings.shift, self.population.centres_px = shift, now
         assert self.atlas is not None
-        self.gains = list(values["survey.gains"])
+        self.gains = values["survey.gains"]
         if (volume := _volume_from("survey.present", arrays, values)) is not None:
             self.atlas.take(volume)
         if "survey.sums.weight" in arrays:
