@@ -21,8 +21,8 @@ from beamside.classify.volume import Volume
 STARTS = 4
 LEAST_CLASSES = 8
 """With fewer averages a volume is not determined."""
-_PASSES, _COOLING = 100, 0.8
-_HOT, _COLD = 1.5, 0.002
+_PASSES = 60
+_HOT, _COLD = 0.7, 0.03
 """Temperatures, in units of what the averages themselves explain."""
 
 
@@ -73,8 +73,7 @@ def found_volume(atlas: Atlas, classes: Composites, seed: int) -> tuple[Volume, 
     mine.guess(known, rows, torch.Generator().manual_seed(seed))
     unit = classes.explained(atlas)
     for done in range(_PASSES):
-        part = min(1.0, done / (_COOLING * _PASSES))
         mine.forget()
-        mine.look(rows, known, unit * _HOT * (_COLD / _HOT) ** part)
+        mine.look(rows, known, unit * _HOT * (_COLD / _HOT) ** (done / (_PASSES - 1)))
     assert mine.volume is not None
     return mine.volume, float(known.score[:, 0].double().mean())

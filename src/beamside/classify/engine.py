@@ -40,7 +40,7 @@ from beamside.classify.schedule import (
     view_stages,
 )
 from beamside.classify.survey import LEAST_PARTICLES, Survey
-from beamside.classify.tables import snapshot_of
+from beamside.classify.tables import metrics_of, snapshot_of
 from beamside.compute.lanes import BLOCK_ITEMS, available_threads, blocks
 from beamside.errors import InputError
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
@@ -150,6 +150,7 @@ class Classifier:
                 "averages": self._enter_averages,
                 "start": lambda task: self.survey.start(self.known, task.done),
                 "look": self._look,
+                "weigh": self._weigh,
                 "divide": self._divide,
                 "mask": self._choose_mask,
                 "finish": self._finish,
@@ -160,7 +161,7 @@ class Classifier:
         done = 1.0 - len(self.tasks) / max(1, self.planned)
         finished = self.final is not None
         return Progress(
-            label, done, round_ended=not self.tasks, idle=not self.tasks, finished=finished, metrics=self._metrics()
+            label, done, round_ended=not self.tasks, idle=not self.tasks, finished=finished, metrics=metrics_of(self)
         )
 
     def snapshot(self) -> Snapshot:
@@ -250,6 +251,12 @@ class Classifier:
             stage = replace(task.stage, passes=task.stage.passes + 1)
             self.tasks.appendleft(Task("look", f"{task.label}, still gaining", stage, task.done + 1))
             self.planned += 1
+
+    def _weigh(self, task: Task) -> None:
+        if self.options.start != "volume" and self.survey.hopeless():
+            while self.tasks.popleft().kind != "divide":
+                pass
+            self.population.centres_px = self.free_px
 
     def _divide(self, task: Task) -> None:
         first, free = self.survey.cells is None, self.model is not None
@@ -373,41 +380,10 @@ class Classifier:
             p = (share / share.sum().clamp(min=1e-9)).clamp(min=1e-12)
             self.entropies = [*self.entropies[-1:], float(-(p * p.log()).sum())]
 
-    # ---- what guards and tables look at
-
-    @property
-    def reference_power(self) -> Tensor | None:
-        """(K,) squared norm of the averages."""
-        return None if self.model is None or not self.passes else self.model.averages.values.abs().square().sum((1, 2))
-
     @property
     def class_weight(self) -> Tensor | None:
         """(K,) sums of responsibilities."""
         return None if self.model is None or not self.passes else self.model.sums.weight
-
-    @property
-    def score_spread(self) -> float | None:
-        """Median difference between the best and the second score."""
-        rows = self.population.rows
-        assigned = rows[(self.known.weight[rows, 0] > 0) & (self.known.score[rows, 0] != 0)]
-        # Particles that are held to a class are compared with no other; their directions were.
-        score = self.known.score if self.survey.cells is None else self.survey.sightings.score
-        if not self.passes or not len(assigned) or score.shape[1] < 2:
-            return None
-        return float((score[assigned, 0] - score[assigned, 1]).abs().median())
-
-    def _metrics(self) -> dict[str, float]:
-        weight = self.class_weight
-        if weight is None:
-            return {}
-        rows = self.population.rows
-        assigned = rows[self.known.weight[rows, 0] > 0]
-        used = int((weight >= 0.2 * weight.sum() / len(weight)).sum())
-        return {
-            "log_likelihood": float(self.known.score[assigned, 0].double().mean()) if len(assigned) else 0.0,
-            "classes_used": float(used),
-            "largest_share": float(weight.max() / weight.sum().clamp(min=1e-9)),
-        }
 
     @property
     def provisional(self) -> str:

@@ -19,8 +19,25 @@ _SPREAD = 1e-4
 _LEAST_FOR_COLLAPSE = 4
 
 
+def _reference_power(engine: Classifier) -> Tensor | None:
+    """(K,) squared norm of the averages."""
+    averages = None if engine.model is None or not engine.passes else engine.model.averages.values
+    return None if averages is None else averages.abs().square().sum((1, 2))
+
+
+def _score_spread(engine: Classifier) -> float | None:
+    """Median difference between the best and the second score."""
+    rows = engine.population.rows
+    assigned = rows[(engine.known.weight[rows, 0] > 0) & (engine.known.score[rows, 0] != 0)]
+    # Particles that are held to a class are compared with no other; their directions were.
+    score = engine.known.score if engine.survey.cells is None else engine.survey.sightings.score
+    if not engine.passes or not len(assigned) or score.shape[1] < 2:
+        return None
+    return float((score[assigned, 0] - score[assigned, 1]).abs().median())
+
+
 def _nonzero_references(engine: Classifier) -> Finding | None:
-    power = engine.reference_power
+    power = _reference_power(engine)
     if power is None or not (empty := (power <= 0).nonzero()[:, 0].tolist()):
         return None
     if len(empty) < len(power):
@@ -29,7 +46,7 @@ def _nonzero_references(engine: Classifier) -> Finding | None:
 
 
 def _prepared_references(engine: Classifier) -> Finding | None:
-    power, weight = engine.reference_power, engine.class_weight
+    power, weight = _reference_power(engine), engine.class_weight
     if power is None or weight is None:
         return None
     lost = ((power <= 0) & (weight > 1)).nonzero()[:, 0].tolist()
@@ -41,7 +58,7 @@ def _prepared_references(engine: Classifier) -> Finding | None:
 
 
 def _spread(engine: Classifier) -> Finding | None:
-    spread = engine.score_spread
+    spread = _score_spread(engine)
     if spread is None or engine.classes < 2 or spread > _SPREAD:
         return None
     return SPREAD.finding(

@@ -21,15 +21,20 @@ class Task:
     """Of views: only particles that have no class yet, and the volume stays as it is."""
 
 
-def view_tasks(stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
-    """Stages of views, then the classes that their directions give."""
+def look_tasks(stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
+    """Stages of views."""
     tasks = []
     for stage in stages:
         tasks.append(Task("views", f"{name}, {stage.name}: encoding", stage, new=new))
         tasks += [
             Task("look", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i, new) for i in range(stage.passes)
         ]
-    return [*tasks, Task("divide", f"{name}, directions into classes", new=new)]
+    return tasks
+
+
+def view_tasks(stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
+    """Stages of views, then the classes that their directions give."""
+    return [*look_tasks(stages, name, new=new), Task("divide", f"{name}, directions into classes", new=new)]
 
 
 def stage_tasks(stages: Sequence[Stage], name: str) -> list[Task]:
@@ -45,10 +50,11 @@ def stage_tasks(stages: Sequence[Stage], name: str) -> list[Task]:
 
 def second_search(band: Band, name: str) -> list[Task]:
     """A volume from the class averages there are, then from the particles."""
-    first, *rest = view_tasks(averaged_views(band), name)
-    first = replace(first, kind="averages")
+    start, everywhere, *fine = averaged_views(band)
+    first, *looks = look_tasks([start, everywhere], name)
     starts = [Task("start", f"{name}, volume of the averages {i + 1} of {STARTS}", done=i) for i in range(STARTS)]
-    return [first, *starts, *rest]
+    weighed = Task("weigh", f"{name}, weighing the volume")
+    return [replace(first, kind="averages"), *starts, *looks, weighed, *view_tasks(fine, name)]
 
 
 def meeting(name: str, found: Sequence[Task]) -> list[Task]:

@@ -15,7 +15,8 @@ _EARLY_CYCLES, _LATE_CYCLES = 9.5, 14.5
 _CREATE_PASSES, _CLOSING_PASSES = 18, 10
 """Passes over all particles that a first round and the closing one cost."""
 _VOLUME_CYCLES = (6.0, 7.5, 9.5, 12.0)
-_DOUBTFUL = 0.4
+DOUBTFUL = 0.4
+"""Share of the particles, the worst explained, that are looked for once more around their picks."""
 _SEARCH_PART, _REFINE_PART = 0.45, 0.17
 _SEARCH_SHARE, _ANNEAL_SHARE = 1 / 6, 1 / 4
 
@@ -131,7 +132,7 @@ def view_stages(band: Band, iterations: int | None) -> list[Stage]:
             band.views("volume", _VOLUME_CYCLES[1], max(2, round(7 * part)), 1.5, (1000, 2000)), reach_px=band.reach_px
         ),
         band.views("volume", _VOLUME_CYCLES[2], 1, COLD),
-        band.doubtful(_DOUBTFUL),
+        band.doubtful(DOUBTFUL),
         band.views("directions", _VOLUME_CYCLES[3], max(1, round(3 * part)), COLD, steps=1.0),
     ]
 
@@ -159,7 +160,7 @@ def closing_views(band: Band, iterations: int | None) -> list[Stage]:
     return [
         replace(band.views("volume", _VOLUME_CYCLES[1], 2 * looks + 1, 1.5, (1000, 2000)), reach_px=band.reach_px),
         band.views("volume", _VOLUME_CYCLES[2], max(1, looks - 1), COLD),
-        band.doubtful(_DOUBTFUL),
+        band.doubtful(DOUBTFUL),
         band.views("directions", _VOLUME_CYCLES[3], looks, COLD, steps=1.0),
     ]
 

@@ -35,6 +35,7 @@ _LEFT = 0.3
 """Share of what a parameter gains from noise that is left in scores without the particle's own part."""
 _LEAST_STRANGE = 0.05
 """Share of particles like noise from which on they get classes of their own."""
+_HOPELESS = 0.5
 _RISE, _MOST_LOOKS = 0.02, 12
 STRANGE = 1.5
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
@@ -176,9 +177,7 @@ class Survey:
             made = sphere.frames_along(cells.centres(views, max(1, self.scene.classes - spare), seeds))
             gain, needed = self._gain(poses, made), self._needed(atlas)
             if gain < needed and not forced:
-                self.refused += 1
-                self.note = f"one volume explains the particles no better than free classes ({gain:.1f} < {needed:.1f})"
-                self._leave()
+                self._refuse(gain, needed)
                 return False
             self.cells = made
         elif again and not strange.all():
@@ -190,6 +189,26 @@ class Survey:
         self.volume = atlas.volume
         self._leave()
         return True
+
+    def hopeless(self) -> bool:
+        """Whether a volume from class averages is far from what it must explain once all particles have seen it.
+
+        It is refused then, before it costs more.
+        """
+        atlas = self.atlas
+        assert atlas is not None
+        poses = atlas.poses(self.sightings, self.rows)
+        centres = cells.centres(poses[:, 2], self.scene.classes, np.random.default_rng(self.scene.seed))
+        gain, needed = self._gain(poses, sphere.frames_along(centres)), self._needed(atlas)
+        if gain >= _HOPELESS * needed:
+            return False
+        self._refuse(gain, needed)
+        return True
+
+    def _refuse(self, gain: float, needed: float) -> None:
+        self.refused += 1
+        self.note = f"one volume explains the particles no better than free classes ({gain:.1f} < {needed:.1f})"
+        self._leave()
 
     def _leave(self) -> None:
         self.atlas = None

@@ -33,6 +33,21 @@ def snapshot_of(engine: Classifier) -> Snapshot:
     )
 
 
+def metrics_of(engine: Classifier) -> dict[str, float]:
+    """Figures of the present step, for the ledger and the terminal."""
+    weight = engine.class_weight
+    if weight is None:
+        return {}
+    rows = engine.population.rows
+    assigned = rows[engine.known.weight[rows, 0] > 0]
+    used = int((weight >= 0.2 * weight.sum() / len(weight)).sum())
+    return {
+        "log_likelihood": float(engine.known.score[assigned, 0].double().mean()) if len(assigned) else 0.0,
+        "classes_used": float(used),
+        "largest_share": float(weight.max() / weight.sum().clamp(min=1e-9)),
+    }
+
+
 def particle_table(engine: Classifier) -> Table:
     """Class from 1 (0: not assigned), pose as RELION has it, posterior probability, likelihood, junk score."""
     known, population = engine.known, engine.population
