@@ -125,7 +125,9 @@ class Classifier:
         if len(self.population.rows) < 2:
             return
         self.round += 1
-        self._plan(self._first_round() if self.model is None else self._later_round())
+        # The stages of the first round depend on the diameter, so they are planned once it is known.
+        measuring = [Task("mask", f"round {self.round}, measuring the particle")]
+        self._plan(measuring if self.model is None else self._later_round())
 
     def close(self) -> None:
         """Plan the last passes, unless the first round has seen everything, and the restoration."""
@@ -173,10 +175,6 @@ class Classifier:
     def _plan(self, tasks: list[Task]) -> None:
         self.tasks.extend(tasks)
         self.planned = len(self.tasks)
-
-    def _first_round(self) -> list[Task]:
-        # The stages depend on the diameter, so they are planned once it is known.
-        return [Task("mask", f"round {self.round}, measuring the particle")]
 
     def _later_round(self) -> list[Task]:
         name = f"round {self.round}"
@@ -231,6 +229,8 @@ class Classifier:
         rows = self.population.rows
         if task.new:
             rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
+        elif self.model is not None:
+            self.model.settle(self.population, self.known, rows)
         sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
         noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], None)
         self.survey.enter(task.stage, self.band, self.mask, noise, rows, sample)

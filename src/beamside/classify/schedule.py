@@ -159,7 +159,7 @@ def closing_views(band: Band, iterations: int | None) -> list[Stage]:
     looks = max(1, round((iterations or _CLOSING_PASSES) * 0.3))
     return [
         replace(band.views("volume", _VOLUME_CYCLES[1], 2 * looks + 1, 1.5, (1000, 2000)), reach_px=band.reach_px),
-        band.views("volume", _VOLUME_CYCLES[2], max(1, looks - 1), COLD),
+        band.views("volume", _VOLUME_CYCLES[2], 1, COLD),
         band.doubtful(DOUBTFUL),
         band.views("directions", _VOLUME_CYCLES[3], looks, COLD, steps=1.0),
     ]

@@ -81,13 +81,16 @@ class Survey:
 
     def enter(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor, rows: Tensor, training: Tensor) -> None:
         """Go over to the frame of a stage, with the volume so far, and encode `rows` in it."""
-        if stage.reach_px < band.reach_px or stage.doubtful:
-            self._settle()  # A stage that looks everywhere does better without the centres of a coarser one.
+        everywhere = stage.reach_px >= band.reach_px
+        if not everywhere or stage.doubtful:
+            self._settle()
         self.rows = self.looked = rows
         self.training = training
         if stage.doubtful:
             worst = self.sightings.score[rows, 0].argsort(stable=True)[: round(stage.doubtful * len(rows))]
             self.looked = rows[worst].sort().values
+        if everywhere:
+            # From where they were picked: the centre that a half right volume gave a particle is worse than none.
             self.population.centres_px[self.looked] = 0.0
         self.encoded_px = self.population.centres_px.clone()
         before = self.volume if self.atlas is None else self.atlas.volume
