@@ -253,7 +253,7 @@ class Survey:
         model.resum(free)
         for _ in range(_FREE_PASSES - 1):
             model.full_pass(rows, free, 1.0)
-        judged = slice(None)
+        judged = torch.arange(len(rows))
         if len(rows) > _JUDGED:
             chance = torch.Generator().manual_seed(self.scene.seed)
             judged = torch.randperm(len(rows), generator=chance)[:_JUDGED].sort().values
