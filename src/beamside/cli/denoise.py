@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beamside.cli import process
-from beamside.cli.durations import duration_s
+from beamside.cli.durations import check_watching, duration_s
 from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def _train(args: argparse.Namespace) -> int:
         OptionError: options that contradict each other.
         InputError: the micrographs cannot be used.
     """
-    if not args.watch and (args.idle_close is not None or args.settle is not None):
-        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    check_watching(args, settle_s=5.0)
     if args.steps is not None and args.max_minutes is not None:
         raise OptionError("--steps and --max-minutes exclude each other.", remedy="Give one of them.")
     if args.watch and not any(path.is_dir() for path in args.inputs):
