@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beamside.classify.picture import banner, caption, columns, enlarged, headline, subline, tile, write_gallery
+from beamside.classify.picture import banner, bar_A, caption, columns, enlarged, headline, subline, tile, write_gallery
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
 
@@ -48,7 +48,16 @@ def test_words() -> None:
     assert headline(shown) == "2 of 3 classes, 12 particles"
     assert caption(shown, 0) == "1: 3 (25.0 %)\n12.5 A"
     assert caption(shown, 1) == "2: 0 (0.0 %)"
-    assert "mask 130 A" in subline(shown)
+    assert "mask 130 A" in subline(shown) and f"bar {bar_A(shown):g} A" in subline(shown)
+
+
+def test_the_bar_is_as_long_as_it_says(tmp_path: Path) -> None:
+    shown = snapshot([3])
+    write_gallery(tmp_path / "g.png", shown)
+    first = pixels(tmp_path / "g.png")[62 : 62 + 140, 8 : 8 + 140, 0]
+    side_A = shown.arrays["class_averages"].shape[-1] * shown.notes["pixel_size_A"]
+    white = int((first[132, :120] == 1).sum())
+    assert abs(white / 140 * side_A - bar_A(shown)) < side_A / 140 and side_A / 5 <= bar_A(shown) <= side_A / 2
 
 
 def test_banner_says_the_verdict_with_its_findings() -> None:

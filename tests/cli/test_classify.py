@@ -91,6 +91,7 @@ def test_an_earlier_run_serves_as_references(star: Path, tmp_path: Path) -> None
     [
         (["--watch"], "needs a folder"),
         (["--idle-close", "5s"], "without --watch"),
+        (["--watch", "--idle-close", "3s"], "--idle-close 3s would end the watch before a file counts as complete"),
         (["--mode", "update"], "needs --references"),
         (["--mask-diameter", "100", "--mask-sigma", "3"], "not allowed with"),
         (["--device", "abacus"], "--device abacus"),
@@ -101,6 +102,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(star: Path, tmp_path: Path, arg
     done = beamside("classify", star, tmp_path / "run", *args)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "result").exists()
+
+
+def test_a_stack_instead_of_its_table(star: Path, tmp_path: Path) -> None:
+    done = beamside("classify", star.with_suffix(".mrcs"), tmp_path / "run")
+    assert done.returncode == 2 and "is a file of images" in done.stderr and "Give the STAR file" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_input_names_the_file(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def test_a_model_for_another_magnification_is_said(
     ("arguments", "words"),
     [
         (["--idle-close", "1s"], "without --watch"),
+        (["--watch", "--settle", "9s", "--idle-close", "9s"], "which takes 9s"),
         (["--threads", "0"], "--threads"),
         (["--device", "abacus"], "--device abacus"),
         (["--tile", "0"], "too small"),
@@ -197,6 +198,10 @@ def test_absent_things(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     for never in (tmp_path / "gone" / "run", tmp_path / "gone.safetensors"):
         assert apply(never, source, tmp_path / "out", "--watch") == 2
         assert f"{never}: there is no such model or run" in capsys.readouterr().err
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes" / "run.json").write_text('{"verb": "classify"}')
+    assert apply(tmp_path / "classes", source, tmp_path / "out") == 2
+    assert "is a run of 'classify', which makes no model" in capsys.readouterr().err
     assert apply(model, tmp_path / "no.mrc", tmp_path / "out") == 2
     assert apply(model, source, source) == 2
     (tmp_path / "empty").mkdir()

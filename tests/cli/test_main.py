@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import subprocess
 import sys
@@ -101,6 +102,37 @@ def test_a_reader_that_has_had_enough_is_no_crash(tmp_path: Path) -> None:
     pipe = f"{sys.executable} -m beamside doctor --guards; echo $? >{tmp_path}/status"
     done = subprocess.run(f"({pipe}) | head -c 1", shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "#" and done.stderr == "" and (tmp_path / "status").read_text().strip() in ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "ro/run"), "ro/run: Read-only file system. Name a place on a "),
+        (OSError(errno.EACCES, "Permission denied", "a/.out.star.77.part"), "a/out.star: Permission denied. Ask its "),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. Free some space on that disk"),
+        (OSError(errno.ENOENT, "No such file or directory", "x/y"), "x/y: No such file or directory. Make the folder"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: OSError, says: str
+) -> None:
+    failing(monkeypatch, error)
+    assert command.main(["stop", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"beamside: {says}") and list(tmp_path.iterdir()) == []
+    (tmp_path / "run.json").write_text("{}")
+    assert command.main(["stop", str(tmp_path)]) == 1, "inside a run it may be anything: the details are kept"
+    assert "Traceback" in (tmp_path / "crash.txt").read_text()
+    (tmp_path / "crash.txt").unlink()
+    assert command.main(["inspect", str(tmp_path)]) == 2
+    assert not (tmp_path / "crash.txt").exists(), "who only reads a run leaves nothing in it"
+
+
+def test_an_os_error_without_a_place_keeps_its_details(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    failing(monkeypatch, OSError(errno.EACCES, "Permission denied"))
+    assert command.main(["stop", str(tmp_path / "absent")]) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_crash_is_kept_in_the_run(

@@ -114,6 +114,9 @@ def test_export_before_the_end_takes_the_last_snapshot(
     out = tmp_path / f"out.{form}"
     assert main(["export", str(run_dir), "--to", form, str(out)]) == 0
     assert "snapshot 000007 (provisional)" in capsys.readouterr().out
+    before = out.read_bytes()
+    assert main(["export", str(run_dir), "--to", form, str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err and out.read_bytes() == before, "it may be the scan itself"
     if form == "npz":
         assert np.array_equal(np.load(out)["object"], snapshot().arrays["object"])
     elif form == "npy":

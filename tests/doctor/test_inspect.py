@@ -49,7 +49,7 @@ def test_a_healthy_set_has_nothing_odd(tmp_path: Path) -> None:
 def test_results_of_an_earlier_search_are_counted(tmp_path: Path) -> None:
     pair(tmp_path, "a", 4)
     table = rows("a.mrcs", 4) | {
-        "rlnClassNumber": ["1", "4", "4", "0"],
+        "rlnClassNumber": ["1", "5", "5", "0"],
         "rlnAnglePsi": ["0", "3.5", "2", "1"],
         "rlnOriginXAngst": ["0.0", "0", "-2", "0"],
         "rlnOriginYAngst": ["0.0", "0", "0", "1"],
@@ -60,10 +60,24 @@ def test_results_of_an_earlier_search_are_counted(tmp_path: Path) -> None:
         kind: found.facts[f"particles with an earlier {kind}"] for kind in ("class", "score", "in-plane angle", "shift")
     }
     assert facts == {"class": 3, "score": 1, "in-plane angle": 3, "shift": 2}
-    assert found.facts["particles in the last class"] == 2 and found.facts["empty classes"] == [2, 3]
+    assert found.facts["particles in the last class"] == 2 and found.facts["empty classes"] == [2, 3, 4]
     assert names(found) == ["fresh.clean", "fresh.clean", "classes.collapse"] and not found.stops
     collapse = found.oddities[-1]
-    assert "class 4 holds 67%" in collapse.saw and "the last one" in collapse.saw
+    assert "class 5 holds 67%" in collapse.saw and "the last one" in collapse.saw
+
+
+def test_two_classes_that_were_selected_have_not_collapsed(tmp_path: Path) -> None:
+    pair(tmp_path, "a", 4)
+    found = inspect(save(tmp_path / "b.star", rows("a.mrcs", 4) | {"rlnClassNumber": ["1", "2", "2", "2"]}))
+    assert names(found) == ["fresh.clean"]
+
+
+def test_a_folder_that_is_no_run_says_what_to_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for says in ("holds no run.json. Give a run directory or a file.", "or one of its files, such as a.star."):
+        assert main(["inspect", str(tmp_path)]) == 2
+        assert says in capsys.readouterr().err
+        pair(tmp_path, "a", 4)
+        save(tmp_path / "a.star", rows("a.mrcs", 4))
 
 
 def test_the_model_beside_a_table_says_how_many_classes_there_are(tmp_path: Path) -> None:

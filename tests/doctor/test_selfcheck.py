@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from beamside.cli.main import main
-from beamside.doctor import check_classify, check_ptycho, machine, selfcheck
+from beamside.doctor import check_classify, check_denoise, check_ptycho, machine, selfcheck
 from beamside.doctor.selfcheck import Check
 from beamside.simulate.particles import Recipe, Session
 from beamside.simulate.scan import Scan, ScanRecipe
@@ -31,6 +33,36 @@ def test_one_engine_passes(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     said = capsys.readouterr().out
     assert "classify     passed: agreement of views within a class is 0." in said
     assert "torch" in said and "free disk" in said and "CPU" in said
+    assert said.endswith("Sound: every engine finds the truth that it was given.\n")
+
+
+def test_a_damaged_installation_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One bit of the shipped model: what a broken disk or download leaves."""
+    damaged = bytearray(check_denoise.PRIOR.read_bytes())
+    damaged[-100] ^= 1
+    (tmp_path / "prior.safetensors").write_bytes(damaged)
+    monkeypatch.setattr(check_denoise, "PRIOR", tmp_path / "prior.safetensors")
+    monkeypatch.setattr(selfcheck, "CHECKS", {"denoise": selfcheck.CHECKS["denoise"]})
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "denoise      FAILED: failed with FormatError" in said and "the model is damaged" in said
+    assert "NOT SOUND: do not use denoise here." in said
+
+
+def test_an_engine_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scan runs the other way on one axis."""
+    original = check_ptycho.batch_of
+
+    def reversed_axis(made: Scan) -> Any:
+        found = original(made)
+        y, x = np.asarray(found.columns["position_m"]).T
+        return replace(found, columns={**found.columns, "position_m": np.stack([y, x.min() + x.max() - x], 1)})
+
+    monkeypatch.setattr(check_ptycho, "batch_of", reversed_axis)
+    found = check_ptycho.check()
+    assert not found.passed, found
 
 
 def test_a_wrong_engine_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +75,7 @@ def test_a_wrong_engine_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert said.count("FAILED") == 3 and "failed with ZeroDivisionError" in said
+    assert "NOT SOUND: do not use one or two or three here." in said and "Sound:" not in said
     assert not Check("", float("nan"), 0.0).passed
 
 

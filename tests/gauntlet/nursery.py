@@ -164,31 +164,11 @@ def _marked(name: str, original: Callable[..., Any], out: int) -> Callable[..., 
     return phase
 
 
-def _verified_by_a_fork(model: bytes, examples: Sequence[Any], threads: int) -> Any:
-    """`gate.in_fresh_process` without five seconds of imports: the same message to the same code, in a fork."""
-    from beamside.denoise import gate, verify
-
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.write(write, verify.answer(verify.message(model, examples, threads)).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        found = json.loads(pipe.read())
-    os.waitpid(pid, 0)
-    return gate.Verified(None, found["fault"]) if "fault" in found else gate.Verified(gate.Score(**found))
-
-
 def _child(order: dict[str, Any], out: int) -> int:
     from beamside.cli.main import main
-    from beamside.denoise import gate
     from beamside.run import loop
     from beamside.run.keeper import Keeper
 
-    gate.in_fresh_process = _verified_by_a_fork
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):

@@ -288,6 +288,13 @@ def test_row_16_a_resolution_beyond_nyquist_is_clamped(star: Path, tmp_path: Pat
     assert "3 A is finer than pixels of 8 A allow; 16.5 A is used." in sentence and sentence in ran.said
 
 
+def test_more_classes_than_particles_are_refused(star: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Not a guard's row: three particles in fifty classes used to end as flat scores, with advice about the mask."""
+    ran = run(capsys, star, tmp_path / "run", classes=241)
+    assert ran.status == 2 and "240 usable particles are there to begin with, and 241 classes" in ran.said
+    assert "--classes 24." in ran.said
+
+
 def test_row_17_boxes_too_large_are_refused_before_the_first_item(tmp_path: Path, capsys: Capture) -> None:
     session = tmp_path / "session"
     star = write_session(session, count=2)

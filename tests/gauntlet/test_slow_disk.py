@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from beamside.classify.engine import Classifier
+from beamside.denoise.engine import Denoiser
 from beamside.run.engine import Batch
 from beamside.run.loop import run as run_loop
 from beamside.run.report import Activity, Report
@@ -22,14 +23,18 @@ from beamside.run.session import new_run
 from beamside.run.source import Record
 from beamside.run.start import Fresh
 from beamside.run.store import manifest
+from beamside.sources.micrographs import MicrographSource
 from beamside.sources.particles import ParticleFile, ParticleFolder
 from tests.classify import scene as particles
+from tests.denoise import scene as micrographs
 from tests.gauntlet import drive, ptycho_drive
 from tests.ptycho import scene
 from tests.run.toy import Listener
 
 BYTES_A_S, STALL_S, BETWEEN_STALLS = 1_000_000, 5.0, 2_500_000
 COUNT, FIRST = 600, 400
+MICROGRAPHS = 8
+TABLE_FIRST = ("particles.star", "particles.mrcs")
 
 
 @dataclass
@@ -50,15 +55,21 @@ class SlowDisk:
 
 
 def read_through(disk: SlowDisk, patch: pytest.MonkeyPatch) -> None:
-    """Pixels of stacks come through the disk from now on."""
-    preadv = os.preadv
+    """Pixels of stacks and micrographs come through the disk from now on."""
+    preadv, fromfile = os.preadv, np.fromfile
 
     def slow(handle: int, buffers: Sequence[Any], offset: int, *more: int) -> int:
         got = preadv(handle, buffers, offset, *more)
         disk.move(got)
         return got
 
+    def band(*words: Any, **more: Any) -> Any:
+        got = fromfile(*words, **more)
+        disk.move(got.nbytes)
+        return got
+
     patch.setattr(os, "preadv", slow)
+    patch.setattr(np, "fromfile", band)
 
 
 class Clocked(Listener):
@@ -101,11 +112,11 @@ def classify(folder: Path, source: Any, idle_close_s: float | None) -> tuple[Clo
         tracemalloc.stop()
 
 
-def written_slowly(source: Path, folder: Path, disk: SlowDisk) -> Callable[[], None]:
-    """The session again, byte by byte as the disk takes it, its table first."""
+def written_slowly(source: Path, folder: Path, disk: SlowDisk, names: Sequence[str]) -> Callable[[], None]:
+    """Files of the session again, byte by byte as the disk takes them."""
 
     def write() -> None:
-        for name in ("particles.star", "particles.mrcs"):
+        for name in names:
             with (source / name).open("rb") as whole, (folder / name).open("wb", buffering=0) as part:
                 while piece := whole.read(100_000):
                     disk.move(part.write(piece))
@@ -121,7 +132,7 @@ def test_particles_are_written_and_read_slowly(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "slow").mkdir()
     disk = SlowDisk()
     read_through(disk, monkeypatch)
-    writer = threading.Thread(target=written_slowly(star.parent, tmp_path / "slow", SlowDisk()))
+    writer = threading.Thread(target=written_slowly(star.parent, tmp_path / "slow", SlowDisk(), TABLE_FIRST))
     writer.start()
     source = ParticleFolder(tmp_path / "slow", settle_s=7.0)
     listener, left, slowly = classify(tmp_path / "run", source, 20.0)
@@ -175,3 +186,43 @@ def test_frames_come_and_are_read_slowly(tmp_path: Path, monkeypatch: pytest.Mon
     assert source.disk.moved == 800 * 2 * scene.N**2
     assert listener.seconds(Activity.WAITING) > STALL_S, "before its first frames"
     assert listener.seconds(Activity.READING) > 800 * 2 * scene.N**2 / BYTES_A_S, "while frames are read"
+
+
+def denoise(folder: Path, inputs: Path, *, watch: bool) -> tuple[Clocked, list[str], list[str], int]:
+    """A training of the real loop; what it said, its items, guards that tripped, and the most memory Python took."""
+    listener = Clocked()
+    chosen = micrographs.options(steps=60, crop_px=64)
+    source = MicrographSource([inputs], watch=watch, settle_s=7.0)
+    tracemalloc.start()
+    try:
+        with new_run(folder, manifest("denoise", chosen.to_json(), seed=0, inputs=[])) as session:
+            run_loop(
+                Fresh(Denoiser, chosen), source, session.ledger, session.store, exporter=lambda *_: None,
+                reporter=listener, idle_close_s=20.0 if watch else None,
+            )  # fmt: skip
+            keys = [record.key for record in session.ledger.records()]
+            found = [f.guard for _, f in session.ledger.findings() if str(f.severity) != "note"]
+        return listener, keys, found, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_micrographs_are_written_and_read_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = micrographs.write_session(tmp_path / "session", MICROGRAPHS, side=320)
+    _, wanted, _, most = denoise(tmp_path / "whole", there, watch=False)
+    (tmp_path / "slow").mkdir()
+    disk = SlowDisk()
+    read_through(disk, monkeypatch)
+    names = sorted(path.name for path in there.iterdir())
+    writer = threading.Thread(target=written_slowly(there, tmp_path / "slow", SlowDisk(), names))
+    writer.start()
+    listener, keys, found, slowly = denoise(tmp_path / "run", tmp_path / "slow", watch=True)
+    writer.join()
+    assert sorted(keys) == sorted(wanted) and len(keys) == MICROGRAPHS and found == []
+    stored = MICROGRAPHS * 2 * 4 * 320**2
+    assert disk.moved >= 2 * stored, "each is looked at once and trained on once at least"
+    assert listener.seconds(Activity.WAITING) > STALL_S, "before its first micrographs"
+    assert listener.seconds(Activity.READING) > stored / BYTES_A_S, "while a micrograph is read"
+    assert slowly < 1.1 * most + 2_000_000, f"{slowly} against {most}"

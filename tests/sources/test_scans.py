@@ -294,7 +294,7 @@ def test_any_damaged_byte_ends_in_a_typed_error_or_a_scan(tmp_path: Path, opened
         ({"entry_1/data_1/data": np.zeros((30, 8))}, "holds no frames"),
         ({"entry_1/sample_1/geometry_1/translation": np.zeros(30)}, "holds no positions"),
         ({"entry_1/sample_1/geometry_1/translation": None}, "no frame with a position"),
-        ({"entry_1/instrument_1/source_1/energy": None}, "does not say the energy"),
+        ({"entry_1/instrument_1/source_1/energy": None}, r"does not say the energy\. Give --energy\."),
         ({"entry_1/instrument_1/source_1/energy": np.nan}, "positive number"),
         ({"entry_1/instrument_1/source_1/energy": "hard"}, "positive number"),
         ({"entry_1/instrument_1/detector_1/distance": 0.0}, "positive number"),

@@ -124,18 +124,28 @@ class Classifier:
         self.known = self.known.extended(len(self.population))
         if len(self.population.rows) < 2:
             return
+        if self.model is None and self.options.mode == "create":
+            self._require_as_many_as_classes()
         self.round += 1
         # The stages of the first round depend on the diameter, so they are planned once it is known.
         measuring = [Task("mask", f"round {self.round}, measuring the particle")]
         self._plan(measuring if self.model is None else self._later_round())
+
+    def _require_as_many_as_classes(self) -> None:
+        count = len(self.population.rows)
+        if count < self.classes:
+            raise InputError(
+                f"{count} usable particles are there to begin with, and {self.classes} classes are asked for.",
+                remedy=f"Give more particles, or --classes {max(1, count // _LEAST_PER_CLASS)}.",
+            )
 
     def close(self) -> None:
         """Plan the last passes, unless the first round has seen everything, and the restoration."""
         self.closed = True
         if len(self.population.rows) < 2:
             raise InputError(
-                f"only {len(self.population.rows)} usable particles have come; classes cannot be made.",
-                remedy="Look at the findings above for images that were set aside.",
+                f"{len(self.population.rows) or 'no'} usable particle has come; classes cannot be made of that.",
+                remedy="Give more particles; images that were set aside are named above.",
             )
         tasks = [] if self.covered == len(self.population.rows) else self._closing_round()
         self._plan([*tasks, Task("finish", "restoring the averages at full box")])

@@ -90,6 +90,10 @@ class Model:
         known.presence[rows] = 1.0
         self.maximise(folded(sums) if self.scene.mirror else sums)
 
+    def score_pass(self, rows: Tensor, known: Assignment) -> None:
+        """The search of an EM iteration alone: assignments of `rows` and their scores, no new averages."""
+        self.expectation(1.0, known).run(self.vectors, self.ctf2, rows, known, self.scene.threads, sums=False)
+
     def share_pass(self, rows: Tensor, known: Assignment, temperature: float, share: float) -> None:
         """One step of stepwise EM: `rows` are a random `share` of all particles, and their sums stand for all."""
         sums = self.expectation(temperature, known).run(self.vectors, self.ctf2, rows, known, self.scene.threads)

@@ -13,6 +13,7 @@ from beamside.errors import CapacityError, OptionError
 
 LARGEST_BOX_PX = 256
 _NYQUIST_MARGIN_A = 0.5
+_MAX_RESOLUTION_A = 8.0
 """The finest usable resolution is two pixels and this, as Xmipp raises it: the corner rings are not filled."""
 
 
@@ -37,7 +38,7 @@ class ClassifyOptions:
     first_batch: int = 5000
     batch_size: int | None = None
     """Particles a round after the first; None: as many as the first."""
-    max_resolution_A: float = 8.0
+    max_resolution_A: float = _MAX_RESOLUTION_A
     min_resolution_A: float = 0.0
     mask_diameter_A: float | None = None
     mask_sigma_px: float | Literal["auto"] | None = None
@@ -127,8 +128,9 @@ def resolve_limits(options: ClassifyOptions, box_px: int, pixel_size_A: float) -
     used_A, note = options.max_resolution_A, ""
     if used_A < finest_A:
         used_A = finest_A
+        named = "" if options.max_resolution_A != _MAX_RESOLUTION_A else " (the default)"
         note = (
-            f"--max-resolution {options.max_resolution_A:g} A is finer than pixels of {pixel_size_A:g} A allow; "
+            f"--max-resolution {options.max_resolution_A:g} A{named} is finer than pixels of {pixel_size_A:g} A allow; "
             f"{finest_A:.3g} A is used."
         )
     last = max(3, min(box_px // 2 - 2, int(box_px * pixel_size_A / used_A)))

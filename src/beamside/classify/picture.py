@@ -66,6 +66,9 @@ def write_gallery(path: Path, snapshot: Snapshot, judgement: Mapping[str, Any] |
     for k, (top, left) in zip(order, corners, strict=True):
         grey = np.rint(255 * tile(tiles[k])).astype(np.uint8)
         sheet[top : top + _TILE_PX, left : left + _TILE_PX] = grey[:, :, None]
+    if corners:
+        (top, left), long_px = corners[0], round(bar_A(snapshot) / extent_A(snapshot) * _TILE_PX)
+        sheet[top + _TILE_PX - 10 : top + _TILE_PX - 6, left + 8 : left + 8 + long_px] = 255
     Image.fromarray(sheet).save(path, dpi=(_DPI, _DPI), compress_level=3)
 
 
@@ -98,6 +101,18 @@ def enlarged(images: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     wide = images.astype(np.float32).reshape(-1, n) @ weights.T
     high = wide.reshape(count, n, _TILE_PX).swapaxes(1, 2).reshape(-1, n) @ weights.T
     return np.asarray(high.reshape(count, _TILE_PX, _TILE_PX).swapaxes(1, 2))
+
+
+def extent_A(snapshot: Snapshot) -> float:
+    """Side of the box."""
+    return float(np.asarray(snapshot.arrays["class_averages"]).shape[-1] * snapshot.notes["pixel_size_A"])
+
+
+def bar_A(snapshot: Snapshot) -> float:
+    """A round length, the longest that takes no more than half of the box."""
+    most = extent_A(snapshot) / 2
+    unit = 10.0 ** math.floor(math.log10(most))
+    return max(step * unit for step in (1.0, 2.0, 5.0) if step * unit <= most)
 
 
 def columns(count: int) -> int:
@@ -136,5 +151,5 @@ def subline(snapshot: Snapshot) -> str:
     notes = snapshot.notes
     return (
         f"round {notes['round']}, {notes['passes']} passes; mask {notes['mask_diameter_A']:.0f} A; "
-        f"pixel {notes['pixel_size_A']:g} A; number: particles (share), resolution"
+        f"pixel {notes['pixel_size_A']:g} A, bar {bar_A(snapshot):g} A; number: particles (share), resolution"
     )

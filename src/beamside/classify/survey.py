@@ -31,6 +31,8 @@ from beamside.classify.volume import Volume
 LEAST_PARTICLES = 500
 """Fewer cannot show a volume; their classes start without one."""
 _FREE_PASSES = 2
+_JUDGED = 2000
+"""Particles whose last search of free classes is enough to know their mean gain to some tenths."""
 _LEFT = 0.3
 """Share of what a parameter gains from noise that is left in scores without the particle's own part."""
 _LEAST_STRANGE = 0.05
@@ -252,9 +254,14 @@ class Survey:
         free.shift[rows, 0] = _nearest_shift(atlas.model, self.sightings, rows, alpha)
         model = free_model(atlas.model, self.scene, len(made))
         model.resum(free)
-        for _ in range(_FREE_PASSES):
+        for _ in range(_FREE_PASSES - 1):
             model.full_pass(rows, free, 1.0)
-        return float((of_volume - free.score[rows, 0]).double().mean())
+        judged = torch.arange(len(rows))
+        if len(rows) > _JUDGED:
+            chance = torch.Generator().manual_seed(self.scene.seed)
+            judged = torch.randperm(len(rows), generator=chance)[:_JUDGED].sort().values
+        model.score_pass(rows[judged], free)
+        return float((of_volume[judged] - free.score[rows[judged], 0]).double().mean())
 
     def _needed(self, atlas: Atlas) -> float:
         """What more hypotheses and the volume's parameters gain from noise alone, a particle.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beamside.cli import process
-from beamside.cli.durations import duration_s
+from beamside.cli.durations import check_watching, duration_s
 from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError: options that contradict each other.
         InputError: the particles cannot be used.
     """
-    if not args.watch and (args.idle_close is not None or args.settle is not None):
-        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    check_watching(args, settle_s=5.0)
     for path in (args.particles, args.references, *args.trust):
         if path is not None and not path.exists():
             raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")

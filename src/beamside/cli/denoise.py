@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beamside.cli import process
-from beamside.cli.durations import duration_s
+from beamside.cli.durations import check_watching, duration_s
 from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -138,15 +140,18 @@ def _train(args: argparse.Namespace) -> int:
         OptionError: options that contradict each other.
         InputError: the micrographs cannot be used.
     """
-    if not args.watch and (args.idle_close is not None or args.settle is not None):
-        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    check_watching(args, settle_s=5.0)
     if args.steps is not None and args.max_minutes is not None:
         raise OptionError("--steps and --max-minutes exclude each other.", remedy="Give one of them.")
     if args.watch and not any(path.is_dir() for path in args.inputs):
         raise InputError("--watch needs a folder.", where=str(args.inputs[0]), remedy="Name the folder that grows.")
     if args.gain is not None and not args.gain.is_file():
         raise InputError("there is no such file.", where=str(args.gain), remedy="Check the spelling.")
-    process.prepare()
+    with _checked():
+        return _begin(args)
+
+
+def _begin(args: argparse.Namespace) -> int:
     from beamside.denoise.engine import Denoiser
     from beamside.run import session, store
     from beamside.run.start import Fresh
@@ -179,11 +184,23 @@ def resume(run_dir: Path) -> int:
     from beamside.run import session
     from beamside.run.start import Resume
 
-    with session.existing_run(run_dir) as held:
+    with _checked(), session.existing_run(run_dir) as held:
         values = held.store.manifest["options"]
         if values["init"] is not None:
             _require_unchanged(Path(values["init"]), held.store.manifest["inputs"])
         return _go(Resume(*engine_of(values)), held, values, held.ledger.header(), run_dir, _used_s(held))
+
+
+@contextmanager
+def _checked() -> Iterator[None]:
+    """With a process at hand that will read the models to come and knows nothing of the run."""
+    # numpy's own threads, of which there is no use here, would forbid to fork one.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    process.prepare()
+    from beamside.denoise import witness
+
+    with witness.kept():
+        yield
 
 
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], DenoiseOptions]:

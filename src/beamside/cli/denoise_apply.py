@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beamside.cli.durations import duration_s
+from beamside.cli.durations import check_watching, duration_s
 from beamside.errors import FormatError, InputError, OptionError
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError: options that contradict each other.
         InputError: an input is absent, files.distinct, or nothing to denoise.
     """
-    if not args.watch and (args.idle_close is not None or args.settle is not None):
-        raise OptionError("--idle-close and --settle do nothing without --watch.", remedy="Add --watch, or drop them.")
+    check_watching(args, settle_s=_SETTLE_S)
     for path in args.micrographs:
         if not path.exists():
             raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")

@@ -45,17 +45,26 @@ def run(args: argparse.Namespace) -> int:
     free = machine.free_bytes(args.folder)
     short = free < machine.LEAST_FREE_BYTES
     print(f"{'free disk':<12} {free / 1e9:,.1f} GB under {args.folder.absolute()}{': too little' if short else ''}")
-    failed = 0 if args.no_check else _self_check()
+    failed = [] if args.no_check else _self_check()
+    if failed:
+        print(
+            f"NOT SOUND: do not use {' or '.join(failed)} here. Install beamside into a new environment and look "
+            "again; if it fails there too, report this page."
+        )
+    elif short:
+        print("The disk is nearly full: a run would end early. Free some space, or name another --folder.")
+    elif not args.no_check:
+        print("Sound: every engine finds the truth that it was given.")
     return 1 if failed or short else 0
 
 
-def _self_check() -> int:
-    """How many engines failed."""
+def _self_check() -> list[str]:
+    """Engines that failed."""
     from beamside.doctor.selfcheck import self_check
 
-    failed = 0
+    failed = []
     for outcome in self_check():
-        failed += not outcome.passed
+        failed += [] if outcome.passed else [outcome.engine]
         print(f"{outcome.engine:<12} {'passed' if outcome.passed else 'FAILED'}: {outcome.sentence} "
               f"({outcome.seconds:.0f} s)", flush=True)  # fmt: skip
     return failed

@@ -47,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.to == "tiled":
         return _to_tiled(store, args.out)
+    from beamside.doctor.guards import refuse_to_overwrite
+
     out = Path(args.out)
+    refuse_to_overwrite(out, [])
     finished = store.result / _IN_RESULT[args.to]
     if finished.is_file():
         shutil.copyfile(finished, out)

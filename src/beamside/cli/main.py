@@ -48,6 +48,8 @@ VERBS = {
 
 _WRITERS = ("classify", "ptycho", "denoise", "resume")
 """Verbs that hold the run directory they name."""
+_HOLDERS = (*_WRITERS, "stop")
+"""Verbs whose crash is the run's; the others only read a run, or none."""
 
 
 class Verb(Protocol):
@@ -109,7 +111,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CRASHED
     except Exception as error:
-        return _crashed(error, getattr(args, "run_dir", None))
+        run_dir = getattr(args, "run_dir", None) if args.verb in _HOLDERS else None
+        begun = run_dir is not None and (Path(run_dir) / "run.json").is_file()
+        if isinstance(error, OSError) and not begun:
+            from beamside.cli import places
+
+            if (words := places.told(error)) is not None:
+                print(f"beamside: {words}", file=sys.stderr)
+                return REFUSED
+        return _crashed(error, run_dir)
 
 
 def _refuse_a_second_process(args: argparse.Namespace) -> None:

@@ -118,5 +118,6 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="where a part of the scan lies in an HDF5 or .npz file of unknown layout; may be repeated",
+        help="where a part of the scan (frames, positions, y, x, numbers, mask, ...) lies in an HDF5 or .npz file of "
+        "unknown layout; may be repeated",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,33 @@ def displacement(first: NDArray[Any], second: NDArray[Any], scale: Scale) -> Dis
     The peak is refined to a fraction of a pixel by a parabola through its neighbours on each axis.
     """
     side = min(*first.shape, _WINDOW_PX)
-    taper = torch.hann_window(side, periodic=False)
-    taper = taper[:, None] * taper
     total: Tensor = torch.zeros(side, side)
     for rows in _windows(first.shape[0], side):
         for columns in _windows(first.shape[1], side):
             one, other = (scale.normalise(image[rows, columns]) for image in (first, second))
-            total = total + _correlate(one, other, taper)
+            total = total + _correlate(one, other)
     # Noise at far lags is weaker, since the tapers overlap less there; after this it has one variance everywhere.
-    overlap = torch.fft.irfft2(torch.fft.rfft2(taper.square()).abs().square(), s=(side, side))
-    return _peak(total / (overlap / overlap[0, 0]).clamp(min=1e-3).sqrt())
+    return _peak(total * _evening(side))
+
+
+@lru_cache(maxsize=1)
+def _taper(side: int) -> Tensor:
+    taper = torch.hann_window(side, periodic=False)
+    return taper[:, None] * taper
+
+
+@lru_cache(maxsize=1)
+def _band(side: int) -> Tensor:
+    k2 = torch.fft.fftfreq(side)[:, None] ** 2 + torch.fft.rfftfreq(side)[None] ** 2
+    band: Tensor = torch.exp(-k2 / (2 * (_HIGH_CUT / 2) ** 2)) * (1 - torch.exp(-k2 / (2 * _LOW_CUT**2)))
+    return band
+
+
+@lru_cache(maxsize=1)
+def _evening(side: int) -> Tensor:
+    overlap = torch.fft.irfft2(torch.fft.rfft2(_taper(side).square()).abs().square(), s=(side, side))
+    evening: Tensor = (overlap / overlap[0, 0]).clamp(min=1e-3).rsqrt()
+    return evening
 
 
 def _windows(length: int, side: int) -> list[slice]:
@@ -60,15 +78,13 @@ def _windows(length: int, side: int) -> list[slice]:
     return [slice(start, start + side) for start in sorted(starts)]
 
 
-def _correlate(first: NDArray[Any], second: NDArray[Any], taper: Tensor) -> Tensor:
+def _correlate(first: NDArray[Any], second: NDArray[Any]) -> Tensor:
     side = first.shape[0]
     spectra = []
     for image in (first, second):
         pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        spectra.append(torch.fft.rfft2((pixels - pixels.mean()) * taper))
-    k2 = torch.fft.fftfreq(side)[:, None] ** 2 + torch.fft.rfftfreq(side)[None] ** 2
-    band = torch.exp(-k2 / (2 * (_HIGH_CUT / 2) ** 2)) * (1 - torch.exp(-k2 / (2 * _LOW_CUT**2)))
-    found: Tensor = torch.fft.irfft2(spectra[0].conj() * spectra[1] * band, s=(side, side))
+        spectra.append(torch.fft.rfft2((pixels - pixels.mean()) * _taper(side)))
+    found: Tensor = torch.fft.irfft2(spectra[0].conj() * spectra[1] * _band(side), s=(side, side))
     return found
 
 

@@ -41,8 +41,8 @@ _LESSON_SIGMA_PX = 4.0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One end of a round: the score as the run has it, checked twice. fresh is None where the gate had no reason to
-    ask: the score was no better than the published one's, or not good enough."""
+    """One end of a round: the score as the run has it, and as an independent pass has it. fresh is None where the gate
+    had no reason to ask: the score was no better than the published one's, or not good enough."""
 
     steps: int
     score: Score
@@ -260,20 +260,23 @@ class Denoiser:
 
     def evaluation(self) -> Evaluation:
         """Score the averaged weights, and let the model through the gate if it is better than the published one."""
-        examples, network = self.held_out.examples, self.trainer.average
-        score, again = gate.evaluate(network, examples), gate.independent(network, examples)
-        result = Evaluation(self.trainer.steps, score, again, self.held_out.controls, None)
-        reasons = gate.objections(again, self.held_out.controls)
+        examples, network, controls = self.held_out.examples, self.trainer.average, self.held_out.controls
+        score, fresh, model = gate.evaluate(network, examples), None, b""
+        reasons = gate.objections(score, controls)
+        if not reasons and score.loss < self._published_loss():
+            model = pack_model(network, self.card(score))
+            fresh = gate.in_fresh_process(model, examples, self.threads)
+        if fresh is not None and fresh.score is not None and gate.agree(score.loss, fresh.score.loss):
+            # Another pass here would only repeat what that process has found from the saved bytes.
+            again = fresh.score
+        else:
+            again = gate.independent(network, examples)
         if not gate.agree(score.loss, again.loss):
             reasons.append("its loss does not stand up to an independent pass")
         if reasons:
             self.objection = "; ".join(reasons)
-            return result
-        if again.loss >= self._published_loss():
-            return result
-        model = pack_model(network, self.card(again))
-        result = replace(result, fresh=gate.in_fresh_process(model, examples, self.threads))
-        if _confirmed(result):
+        result = Evaluation(self.trainer.steps, score, again, controls, fresh)
+        if not reasons and _confirmed(result):
             self.published = Published(model, self.trainer.steps, again.loss, self.held_out.version)
         return result
 

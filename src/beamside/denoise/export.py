@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from beamside.denoise.model_file import Card, pack_model, unpack_model
@@ -40,9 +41,11 @@ def find_model(path: Path) -> Path:
 
     Raises:
         InputError: there is none.
+        FormatError: it is a run of another verb.
     """
     if path.is_file():
         return path
+    _refuse_other_runs(path)
     snapshots = path / "snapshots"
     numbered = [p for p in snapshots.iterdir() if p.name.isdigit()] if snapshots.is_dir() else []
     newest = sorted(numbered, key=lambda p: int(p.name), reverse=True)
@@ -54,6 +57,21 @@ def find_model(path: Path) -> Path:
         where=str(path),
         remedy="Name a model file, or a run of 'denoise train' that has published one.",
     )
+
+
+def _refuse_other_runs(path: Path) -> None:
+    """FormatError for a run of another verb, which will never publish a model."""
+    manifest = path / "run.json"
+    try:
+        verb = json.loads(manifest.read_text()).get("verb")
+    except (OSError, ValueError, AttributeError):
+        return
+    if verb not in (None, "denoise"):
+        raise FormatError(
+            f"is a run of '{verb}', which makes no model.",
+            where=str(path),
+            remedy="Name a run of 'denoise train', a model file, or 'prior'.",
+        )
 
 
 def write_models(snapshot: Snapshot, folder: Path) -> None:

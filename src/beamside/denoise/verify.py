@@ -1,8 +1,8 @@
 """`python -m beamside.denoise.verify`: score a model from its bytes, in a process that knows nothing else.
 
 Standard input: pieces, each after 8 bytes (little endian) with its length: the model file, the number of threads as a
-safetensors file, and one such file an example (`input`, `target`, `weight`). Standard output: the score as JSON, or
-`{"fault": why}` when the model cannot be read.
+safetensors file, and one such file an example (`input`, `target`, `weight`); a length of 0, or the end, ends them.
+Standard output: the score as JSON, or `{"fault": why}` when the model cannot be read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beamside.denoise.held_out import Example
+
+
+class Readable(Protocol):
+    """Gives as many bytes as asked for; fewer at its end."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes."""
+
 
 _LENGTH_BYTES = 8
 _THREADS = "threads"
@@ -51,7 +59,7 @@ def answer(data: bytes) -> str:
     return answer_from(io.BytesIO(data))
 
 
-def answer_from(stream: BinaryIO) -> str:
+def answer_from(stream: Readable) -> str:
     """What the process writes when it has read the pieces of `stream`."""
     import torch
     from safetensors.numpy import load
@@ -70,9 +78,9 @@ def answer_from(stream: BinaryIO) -> str:
     return json.dumps(asdict(independent(network, examples)))
 
 
-def _read(stream: BinaryIO) -> Iterator[bytes]:
-    while length := stream.read(_LENGTH_BYTES):
-        yield stream.read(int.from_bytes(length, "little"))
+def _read(stream: Readable) -> Iterator[bytes]:
+    while length := int.from_bytes(stream.read(_LENGTH_BYTES), "little"):
+        yield stream.read(length)
 
 
 if __name__ == "__main__":

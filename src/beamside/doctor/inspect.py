@@ -19,6 +19,7 @@ from beamside.sources.stacks import Places
 RANGES = ("defocus (A)", "astigmatism (A)")
 """Facts that are a least and a greatest value."""
 _MOST_SHOWN = 20
+_FORMS = (".star", ".cs", ".simple")
 Row = int | float | str | list[Any] | None
 
 
@@ -42,6 +43,15 @@ class Examination:
         return {"path": self.path, "form": self.form, "facts": self.facts, "oddities": found, "stops": self.stops}
 
 
+def _what_to_name(folder: Path) -> str:
+    """Particle sets that lie in a folder which is no run, newest first."""
+    found = [each for each in folder.iterdir() if each.suffix in _FORMS and each.is_file()]
+    found.sort(key=lambda each: each.stat().st_mtime, reverse=True)
+    if not found:
+        return "Give a run directory or a file."
+    return f"Give a run directory, or one of its files, such as {', '.join(each.name for each in found[:3])}."
+
+
 def inspect(path: Path, *, all_images: bool = False) -> Examination:
     """A .star, .cs or .simple file, or a run directory.
 
@@ -49,7 +59,7 @@ def inspect(path: Path, *, all_images: bool = False) -> Examination:
     """
     if path.is_dir():
         if not (path / MANIFEST).exists():
-            raise InputError(f"holds no {MANIFEST}.", where=str(path), remedy="Give a run directory or a file.")
+            raise InputError(f"holds no {MANIFEST}.", where=str(path), remedy=_what_to_name(path))
         from beamside.doctor.run_report import examine_run
 
         return examine_run(path, all_images=all_images)

@@ -79,7 +79,7 @@ def merge(out: Path, inputs: Sequence[Path]) -> Merged:
                 shutil.copyfileobj(rows, file, 1 << 22)
             file.write(b"\n")
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             body.unlink()
     return joined.merged
 

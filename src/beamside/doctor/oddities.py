@@ -19,7 +19,7 @@ _BLOCK = 128
 DEFOCUS_RANGE_A = (1_000.0, 40_000.0)
 MOST_ASTIGMATISM_A = 1_000.0
 """Both as Scipion's monitors alarm."""
-_LARGEST_SHARE = 0.5
+_LARGEST_SHARE, _LARGEST_OF_FEW = 0.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _classes(made: ParticleSet) -> Iterator[Oddity]:
             "A run that trusts this table skips those classes when it prepares its references, and some stay zero.",
             "Never reads an earlier class table; refs.prepared stops a run with a lost average.",
         )  # fmt: skip
-    if inside.size and counts.max() > _LARGEST_SHARE * inside.size and most > 1:
+    if inside.size and counts.max() > max(_LARGEST_SHARE, _LARGEST_OF_FEW / most) * inside.size:
         full = int(counts.argmax()) + 1
         last = ", the last one: equal scores walk there when ties go to the later class" if full == most else ""
         yield Oddity(

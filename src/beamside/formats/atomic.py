@@ -21,6 +21,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
-        with suppress(FileNotFoundError):
+        # Where nothing could be made, nothing can be removed either, and the first error is the one that counts.
+        with suppress(OSError):
             beside.unlink()
         raise

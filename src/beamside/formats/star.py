@@ -302,7 +302,7 @@ class _Parser:
     def tokens(self, line: str) -> list[str]:
         """The values of one line, quotes and comment taken off."""
         if "\0" in line:
-            raise self.fail("holds zero bytes.", "The file is damaged or still being written; copy it again.")
+            raise self.fail("holds zero bytes.", "It is damaged, compressed or still being written; copy or unpack it.")
         if line.startswith(";"):
             raise self.fail("a value over several lines is not supported.", "Write it on one line.")
         if '"' not in line and "'" not in line and "#" not in line:

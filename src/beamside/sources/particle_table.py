@@ -62,6 +62,7 @@ OPTIONAL_LABELS = {
 
 PIXEL_TOLERANCE = 1e-3
 """Relative difference up to which two pixel sizes are the same: 0.03 px at the rim of a 64 px box."""
+_IMAGES = (".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer")
 
 
 class NoParticlesError(InputError):
@@ -136,6 +137,12 @@ def read_particles(
     one is at fault.
     """
     refuse_cryosparc(path)
+    if path.suffix.lower() in _IMAGES:
+        raise InputError(
+            "is a file of images; the particles are in the table that names it.",
+            where=str(path),
+            remedy="Give the STAR file, the SIMPLE project, or their folder.",
+        )
     read = _simple_tables(path) if path.suffix == ".simple" else _star_tables(path, growing)
     rows = read.rows
     if not len(rows):

@@ -75,7 +75,9 @@ def instrument(layout: ScanLayout, options: ScanOptions, frame_px: int, where: s
         if not value
     ]
     raise InputError(
-        f"does not say the {' and the '.join(missing)}.", where=where, remedy="Give what is missing as options."
+        f"does not say the {' and the '.join(missing)}.",
+        where=where,
+        remedy=f"Give {' and '.join('--' + name.replace(' ', '-') for name in missing)}.",
     )
 
 

@@ -161,7 +161,8 @@ class ScanFile:
         return InputError(
             "holds no frame with a position that could be used.",
             where=self.where,
-            remedy="Give a CXI, NeXus, .ptyd, HXN or .npz scan, or a mapping of its datasets.",
+            remedy="Give a CXI, NeXus, .ptyd, HXN or .npz scan, or say where its parts lie: --map frames=PATH "
+            "--map positions=PATH.",
         )
 
     def _finished(self) -> list[Record]:
