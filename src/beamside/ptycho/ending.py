@@ -22,7 +22,7 @@ _DUALS = ("dm", "raar")
 class Ending:
     """fit: of the frames; None where the solver's misfit is of something else.
 
-    overlap: how many frames light a pixel, weighted by the light. beam_share: of the window that the beam fills.
+    overlap: all light on a frame's pixels relative to its own. beam_share: of the window that the beam fills.
     contrast, noise: standard deviation of the object where it is well lit, and what counting noise alone makes of it,
     both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths.
     """
@@ -49,12 +49,23 @@ def ending_of(engine: Ptychography) -> Ending:
         found = fit(engine.errors[-1], store, engine.optics.detector.valid, engine.likelihood.floor)
     return Ending(
         fit=found,
-        overlap=float((lit.astype(np.float64) ** 2).sum() / max(len(active) * float((light**2).sum()), 1e-30)),
+        overlap=1 / max(own_share(light, lit, shop.corners[active]), 1e-30),
         beam_share=area_px / engine.size**2,
         contrast=float(inside.std()) / max(amplitude, 1e-30) if inside.size else 0.0,
         noise=float(0.5 / np.sqrt(max(dose, 1e-30))) if store.integer else 0.0,
         breadth=breadth_px(engine.positions_px[active]) / np.sqrt(area_px),
     )
+
+
+def own_share(light: NDArray[np.float64], lit: NDArray[np.float32], corners: NDArray[np.int32]) -> float:
+    """Of the light that falls on a frame's pixels in the course of a scan, the frame's own, weighted by its light.
+
+    light: (N, N) of one frame; lit: (H, W) of all; corners (n, 2) of their windows.
+    """
+    size, square, total = len(light), light**2, 0.0
+    for row, col in corners.tolist():
+        total += float((square / np.maximum(lit[row : row + size, col : col + size], 1e-30)).sum())
+    return total / max(len(corners) * float(light.sum()), 1e-30)
 
 
 def beam_area_px(light: NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _REGRESS = 0.5
 _UNEXPLAINED = 0.5
-_LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 2.0, 0.15, 0.5, 1.3
+_LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
 _MOST_NOISE = 0.25
 """Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
 _DRIFTS = 4
@@ -138,7 +138,10 @@ def _overlap(engine: Ptychography) -> Finding | None:
     end = _at_the_end(engine)
     if end is None or end.overlap >= _LEAST_OVERLAP:
         return None
-    return OVERLAP.finding(f"a lit pixel of the object is seen by {end.overlap:.1f} frames.", overlap=end.overlap)
+    return OVERLAP.finding(
+        f"of the light on a frame's pixels {1 / end.overlap:.0%} is its own: hardly any other frame reaches there.",
+        overlap=end.overlap,
+    )
 
 
 def _line(engine: Ptychography) -> Finding | None:
@@ -238,8 +241,8 @@ EXPLAINED = Guard(
     "Check that each frame has its own position (first number, lag), then axes and units; mask hot pixels.", _explained,
 )  # fmt: skip
 OVERLAP = Guard(
-    "scan.overlap", "step", "frames that light a pixel, weighted by the light", f"under {_LEAST_OVERLAP:g}",
-    "good scans have 5 to 50; one is no overlap at all", Severity.SUSPECT,
+    "scan.overlap", "step", "all light on a frame's pixels, relative to the frame's own", f"under {_LEAST_OVERLAP:g}",
+    "good scans have 5 to 50, a beam in focus 1.9; one is no overlap at all", Severity.SUSPECT,
     "Without overlap nothing ties phases together, and any probe explains its own frame.",
     "Scan with steps of a third of the beam's width or less; give the probe by --probe.", _overlap,
 )  # fmt: skip
