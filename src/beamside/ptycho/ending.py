@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from beamside.ptycho.noise import Fit, fit, lit_pixels
 from beamside.ptycho.tables import well_lit
+from beamside.ptycho.workshop import Frames
 
 if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
+_ENOUGH = 400
 _DUALS = ("dm", "raar")
 """Their misfit is that of a dual wave, which wanders."""
 
@@ -49,7 +51,7 @@ def ending_of(engine: Ptychography) -> Ending:
         found = fit(engine.errors[-1], store, engine.optics.detector.valid, engine.likelihood.floor)
     return Ending(
         fit=found,
-        overlap=1 / max(own_share(light, lit, shop.corners[active]), 1e-30),
+        overlap=1 / max(own_share(light, lit, shop.corners[_some(active)]), 1e-30),
         beam_share=area_px / engine.size**2,
         contrast=float(inside.std()) / max(amplitude, 1e-30) if inside.size else 0.0,
         noise=float(0.5 / np.sqrt(max(dose, 1e-30))) if store.integer else 0.0,
@@ -57,10 +59,15 @@ def ending_of(engine: Ptychography) -> Ending:
     )
 
 
+def _some(frames: Frames) -> Frames:
+    """Frames from all over a scan, enough for a mean."""
+    return np.asarray(frames[np.linspace(0, len(frames) - 1, min(len(frames), _ENOUGH)).astype(int)])
+
+
 def own_share(light: NDArray[np.float64], lit: NDArray[np.float32], corners: NDArray[np.int32]) -> float:
     """Of the light that falls on a frame's pixels in the course of a scan, the frame's own, weighted by its light.
 
-    light: (N, N) of one frame; lit: (H, W) of all; corners (n, 2) of their windows.
+    light: (N, N) of one frame; lit: (H, W) of all frames; corners (n, 2) of the windows of some.
     """
     size, square, total = len(light), light**2, 0.0
     for row, col in corners.tolist():

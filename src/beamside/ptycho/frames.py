@@ -77,7 +77,8 @@ class FrameStore:
             rows = np.arange(at, min(n, at + _LOAD_FRAMES))
             pixels = batch.load(rows)
             totals[rows], usable[rows] = self._judge(pixels)
-            self._add(pixels[usable[rows]])
+            self.pattern_sum += pixels[usable[rows]].sum(0, dtype=np.float64)
+            self._add_roots(pixels[usable[rows]])
             self._hold(pixels, usable[rows], hold - at)
         self.keys += batch.keys
         self.position_m = np.concatenate([self.position_m, np.asarray(batch.columns["position_m"], np.float64)])
@@ -99,8 +100,7 @@ class FrameStore:
                 pixels[at] = part.load(frames[at] - part.first + part.row)
         return pixels, np.arange(len(frames))
 
-    def _add(self, pixels: Array) -> None:
-        self.pattern_sum += pixels.sum(0, dtype=np.float64)
+    def _add_roots(self, pixels: Array) -> None:
         self.root_sum += np.sqrt(pixels, dtype=np.float32).sum(0, dtype=np.float64)
 
     def _judge(self, pixels: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -54,6 +54,7 @@ NAMES = (
 
 
 _ONE_OF_TWINS = (0, 1, 4, 5)
+_TWIN = 0.3
 _ALIKE = 0.95
 """Overlap from which a probe and the turned one are the same start."""
 
@@ -290,6 +291,15 @@ def _starts(probe: Modes, orientation: int) -> list[Modes]:
     turned = oriented(probe, orientation)
     overlap = abs(np.vdot(probe, turned)) / max(float(np.vdot(probe, probe).real), 1e-30)
     return [probe] if overlap > _ALIKE else [probe, turned]
+
+
+def is_its_twin(probe: Modes) -> bool:
+    """Whether a probe resembles its conjugate turned by 180 degrees, as one in focus does.
+
+    Then frames turned by 180 degrees agree with it too, and with the conjugate of the object.
+    """
+    twin = oriented(probe, HALF_TURN).conj()
+    return bool(abs(np.vdot(probe, twin)) > _TWIN * float(np.vdot(probe, probe).real))
 
 
 def _turned(counts: Array, detector: Detector, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
