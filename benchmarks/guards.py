@@ -46,6 +46,8 @@ EVIDENCE = {
     "classify": (("classify.engine", "Classifier.ingest"), ("classify.survey", "Survey._gain")),
     "ptycho": (
         ("ptycho.frames", "FrameStore._judge"),
+        ("ptycho.frames", "FrameStore._add_roots"),
+        ("ptycho.opening", "as_given"),
         ("ptycho.opening", "compare"),
         ("ptycho.engine", "well_lit"),
         ("ptycho.engine", "_change"),

@@ -308,7 +308,7 @@ def test_defocus_and_the_look_at_the_geometry_change_the_start() -> None:
     other = scene.run(made, scene.options(iterations_after_close=1, defocus_m=0.5e-3))
     assert given.opening.trials == [] and not np.array_equal(given.canvas.object, other.canvas.object)
     looked = scene.run(made, scene.options(made, iterations_after_close=1, check_geometry=True))
-    assert len(looked.opening.geometry) == 8 and given.opening.geometry == []
+    assert looked.opening.geometry and given.opening.geometry == []
 
 
 @pytest.mark.parametrize(

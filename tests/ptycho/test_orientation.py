@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from beamside.optics.frames import ORIENTATIONS, DetectorGeometry, ScanGeometry
 from beamside.ptycho import advice
 from beamside.ptycho.advice import Given
 from beamside.ptycho.engine import Ptychography
-from beamside.ptycho.orientation import NAMES, Candidate, compare, dc_offset_px, oriented
+from beamside.ptycho.orientation import NAMES, Candidate, compare, dc_offset_px, is_its_twin, oriented
 from beamside.ptycho.probe import Modes
 from tests.ptycho import scene
 
@@ -177,3 +179,35 @@ def test_what_noise_explains_is_no_difference() -> None:
     assert right.clearly_beats(wrong) and not wrong.clearly_beats(right)
     bare = [Candidate(k, False, None, misfit) for k, misfit in ((0, 154.0), (1, 170.0))]
     assert not bare[0].clearly_beats(bare[1])
+
+
+def test_only_a_probe_near_focus_is_its_own_twin() -> None:
+    focus = scene.start_probe(scene.scan(), off=0.0).modes
+    assert is_its_twin(focus) and is_its_twin(focus * np.complex64(1j))
+    assert not is_its_twin(scene.start_probe(scene.scan()).modes)
+
+
+def test_alternatives_are_left_out_where_the_given_geometry_clearly_fits() -> None:
+    made = scene.scan()
+    looked = {}
+    for wrong in (0, 1, 3):
+        engine = Ptychography.fresh(scene.options(made, check_geometry=True), scene.header(made))
+        engine.ingest(scene.batch(made, pixels=turned(scene.counts(made), wrong)))
+        while engine.opening.pending:
+            engine.step()
+        looked[wrong] = engine.opening
+    assert [c.orientation for c in looked[0].geometry] == [0] and looked[0].geometry[0].learns
+    for wrong in (1, 3):
+        best = looked[wrong].better
+        assert best is not None and best.orientation == cure(wrong)
+
+
+def test_at_low_dose_what_learns_nothing_is_told_by_all_frames_together() -> None:
+    """A thousand counts a frame: misfits differ by a hundredth, and by thousands in likelihood."""
+    right = Candidate(3, False, None, 605.0, explained=531.0, learnt=0.2, frames=120)
+    wrong = Candidate(0, False, None, 613.0, explained=531.0, learnt=-0.1, frames=120)
+    assert right.clearly_beats(wrong) and not wrong.clearly_beats(right)
+    assert not right.clearly_beats(dataclasses.replace(wrong, learnt=0.1)), "both agree with the frames"
+    assert not dataclasses.replace(right, misfit=612.5).clearly_beats(wrong), "a difference of noise"
+    bare = [dataclasses.replace(c, explained=0.0) for c in (right, wrong)]
+    assert not bare[0].clearly_beats(bare[1]), "not counts: no likelihood"

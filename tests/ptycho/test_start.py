@@ -106,7 +106,7 @@ def test_a_short_run_from_nonsense_ends_worse_than_one_from_the_truth() -> None:
     def misfit(probe: np.ndarray) -> float:
         return short_run(
             engine.store, engine.positions_px, frames, probe, engine.optics.detector, engine.likelihood, 0, 1
-        )
+        )[1]
 
     noise = np.random.default_rng(0).standard_normal((1, 64, 64)).astype(np.complex64)
     assert misfit(made.probe) < 0.7 * misfit(noise)
@@ -157,7 +157,7 @@ def test_a_defocused_start_no_longer_ends_worse_than_none() -> None:
     own = short_run(
         engine.store, engine.positions_px, trial_frames(engine.positions_px, engine.store.usable, LOOK_FRAMES),
         scene.start_probe(made).modes, engine.optics.detector, engine.likelihood, 0, 1, LOOK_ITERATIONS,
-    )  # fmt: skip
+    )[1]  # fmt: skip
     assert moved.opening.refocus.given_misfit == pytest.approx(own, rel=1e-5), (
         "taken over from the look at the geometry"
     )

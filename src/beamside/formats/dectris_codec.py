@@ -1,6 +1,8 @@
-"""The pixel encodings of DECTRIS streams: raw, LZ4, and LZ4 of bit-shuffled blocks.
+"""The pixel encodings of DECTRIS streams: raw, LZ4, LZ4 as HDF5 frames it, and LZ4 of bit-shuffled blocks.
 
-`<` is raw little-endian, `lz4<` one LZ4 block, `bs8-lz4<`, `bs16-lz4<` and `bs32-lz4<` the bitshuffle container: the
+`<` is raw little-endian, `lz4<` one LZ4 block; `h5lz4<` the number of bytes (uint64, big-endian), the bytes in a block
+(uint32), and for each block its compressed size (uint32) and an LZ4 block, or the bytes themselves where that would not
+be shorter; `bs8-lz4<`, `bs16-lz4<` and `bs32-lz4<` the bitshuffle container: the
 number of bytes (uint64, big-endian), the bytes in a block (uint32), and for each block its compressed size (uint32)
 and an LZ4 block; elements beyond a multiple of eight follow as they are. Bits are transposed here with numpy, so that
 only LZ4 itself is foreign code, and that one checks its bounds.
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from beamside.errors import FormatError
 
 TYPES: dict[str, np.dtype[Any]] = {"uint8": np.dtype("<u1"), "uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-ENCODINGS = ("<", "lz4<", "bs8-lz4<", "bs16-lz4<", "bs32-lz4<")
+ENCODINGS = ("<", "lz4<", "h5lz4<", "bs8-lz4<", "bs16-lz4<", "bs32-lz4<")
 _MOST_BYTES = 1 << 28
 _BLOCK_BYTES = 8192
 _HEADER = struct.Struct(">QI")
@@ -45,6 +47,8 @@ def decode_image(blob: bytes | memoryview, encoding: str, shape: tuple[int, int]
         raw: bytes | memoryview = blob
     elif encoding == "lz4<":
         raw = _inflate(blob, size)
+    elif encoding == "h5lz4<":
+        raw = _blocks(memoryview(blob), size)
     elif encoding == f"bs{8 * dtype.itemsize}-lz4<":
         raw = _unshuffled(memoryview(blob), size, dtype.itemsize)
     else:
@@ -63,6 +67,8 @@ def encode_image(image: NDArray[Any], encoding: str) -> bytes:
         return plain.tobytes()
     if encoding == "lz4<":
         return bytes(_lz4().compress(plain.tobytes(), store_size=False))
+    if encoding == "h5lz4<":
+        return _framed(plain.tobytes())
     if encoding != f"bs{8 * plain.dtype.itemsize}-lz4<":
         raise FormatError(f"the encoding {encoding!r} does not fit pixels of type {plain.dtype.name!r}.")
     return _shuffled(plain.tobytes(), plain.dtype.itemsize)
@@ -86,6 +92,37 @@ def _inflate(blob: bytes | memoryview, size: int) -> bytes:
     if len(raw) != size:
         raise FormatError(f"a block of {size:,} bytes was announced, {len(raw):,} came.")
     return raw
+
+
+def _blocks(blob: memoryview, size: int) -> bytes:
+    if len(blob) < _HEADER.size:
+        raise FormatError("the pixels are cut.")
+    declared, block = _HEADER.unpack_from(blob)
+    if declared != size or not 0 < block <= _MOST_BYTES:
+        raise FormatError(f"{declared:,} bytes in blocks of {block:,} do not make an image of {size:,} bytes.")
+    at, out = _HEADER.size, []
+    for start in range(0, size, block):
+        length = min(block, size - start)
+        if at + _SIZE.size > len(blob):
+            raise FormatError("the pixels are cut.")
+        (packed,) = _SIZE.unpack_from(blob, at)
+        at += _SIZE.size
+        if at + packed > len(blob):
+            raise FormatError("the pixels are cut.")
+        piece = blob[at : at + packed]
+        out.append(bytes(piece) if packed == length else _inflate(piece, length))
+        at += packed
+    return b"".join(out)
+
+
+def _framed(raw: bytes) -> bytes:
+    out = [_HEADER.pack(len(raw), _BLOCK_BYTES)]
+    for start in range(0, len(raw), _BLOCK_BYTES):
+        piece = raw[start : start + _BLOCK_BYTES]
+        packed = bytes(_lz4().compress(piece, store_size=False))
+        packed = packed if len(packed) < len(piece) else piece
+        out += [_SIZE.pack(len(packed)), packed]
+    return b"".join(out)
 
 
 def _unshuffled(blob: memoryview, size: int, itemsize: int) -> bytes:

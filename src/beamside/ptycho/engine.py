@@ -19,6 +19,7 @@ from beamside.compute.memory import total_bytes
 from beamside.errors import InputError, OptionError
 from beamside.ptycho import stored
 from beamside.ptycho.canvas import Canvas
+from beamside.ptycho.ending import Ending, ending_of
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.guards import GUARDS
 from beamside.ptycho.noise import choose_likelihood, is_unexplained, smoothness
@@ -79,6 +80,7 @@ class Ptychography:
         self.unexplained = False
         """Whether the misfit is more than counting noise can be; judged half way through the closing iterations."""
         self.set_aside: list[str] = []
+        self._ending: tuple[int, Ending] | None = None
 
     @classmethod
     def fresh(cls, options: PtychoOptions, header: Header) -> Self:
@@ -156,6 +158,13 @@ class Ptychography:
     def likelihood(self) -> Likelihood:
         """The noise model for what has arrived."""
         return choose_likelihood(self.options.noise, self.options.solver, self.store, unexplained=self.unexplained)
+
+    @property
+    def ending(self) -> Ending:
+        """What can be said of the result, measured once an iteration."""
+        if self._ending is None or self._ending[0] != self.iteration:
+            self._ending = (self.iteration, ending_of(self))
+        return self._ending[1]
 
     @property
     def resting(self) -> bool:

@@ -40,6 +40,7 @@ class FrameStore:
         self.total: NDArray[np.float64] = np.empty(0)
         self.usable: NDArray[np.bool_] = np.empty(0, bool)
         self.pattern_sum: NDArray[np.float64] = np.zeros((size, size))
+        self.root_sum: NDArray[np.float64] = np.zeros((size, size))
         self.integer = True
         self._beyond: list[_Beyond] = []
 
@@ -61,6 +62,11 @@ class FrameStore:
         """(N, N) mean of the usable frames."""
         return self.pattern_sum / max(1, int(self.usable.sum()))
 
+    @property
+    def mean_root(self) -> NDArray[np.float64]:
+        """(N, N) mean of the square roots of the usable frames."""
+        return self.root_sum / max(1, int(self.usable.sum()))
+
     def append(self, batch: Batch) -> list[str]:
         """Take a batch; the keys of frames that are not finite, negative or empty, which are set aside."""
         n, first = len(batch), len(self)
@@ -72,6 +78,7 @@ class FrameStore:
             pixels = batch.load(rows)
             totals[rows], usable[rows] = self._judge(pixels)
             self.pattern_sum += pixels[usable[rows]].sum(0, dtype=np.float64)
+            self._add_roots(pixels[usable[rows]])
             self._hold(pixels, usable[rows], hold - at)
         self.keys += batch.keys
         self.position_m = np.concatenate([self.position_m, np.asarray(batch.columns["position_m"], np.float64)])
@@ -92,6 +99,9 @@ class FrameStore:
             if at.size:
                 pixels[at] = part.load(frames[at] - part.first + part.row)
         return pixels, np.arange(len(frames))
+
+    def _add_roots(self, pixels: Array) -> None:
+        self.root_sum += np.sqrt(pixels, dtype=np.float32).sum(0, dtype=np.float64)
 
     def _judge(self, pixels: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         flat = pixels.reshape(len(pixels), -1)

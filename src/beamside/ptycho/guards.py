@@ -13,9 +13,14 @@ from beamside.ptycho.orientation import CLEARLY, dc_offset_px, dc_sharpness
 from beamside.run.guard import Finding, Guard, Severity
 
 if TYPE_CHECKING:
+    from beamside.ptycho.ending import Ending
     from beamside.ptycho.engine import Ptychography
 
 _REGRESS = 0.5
+_UNEXPLAINED = 0.5
+_LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
+_MOST_NOISE = 0.25
+"""Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
 _DRIFTS = 4
 _SETTLED_FROM = 20
 _SHARP = 0.2
@@ -109,6 +114,61 @@ def _regress(engine: Ptychography) -> Finding | None:
     )
 
 
+def _at_the_end(engine: Ptychography) -> Ending | None:
+    return engine.ending if engine.finished and engine.iteration >= _SETTLED_FROM else None
+
+
+def _explained(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    if end is None or end.fit is None or end.fit.unexplained <= _UNEXPLAINED:
+        return None
+    found = end.fit
+    return EXPLAINED.finding(
+        f"the object and the probe leave {min(1.0, found.unexplained):.0%} of what differs between frames unexplained "
+        f"(misfit {found.model:.0f} a frame; counting noise alone {found.noise:.0f}, the mean pattern as a model of "
+        f"every frame {found.mean_pattern:.0f}).",
+        unexplained=found.unexplained,
+        misfit=found.model,
+        noise=found.noise,
+        mean_pattern=found.mean_pattern,
+    )
+
+
+def _overlap(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    if end is None or end.overlap >= _LEAST_OVERLAP:
+        return None
+    return OVERLAP.finding(
+        f"of the light on a frame's pixels {1 / end.overlap:.0%} is its own: hardly any other frame reaches there.",
+        overlap=end.overlap,
+    )
+
+
+def _line(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    if end is None or len(engine.active) < 2 or end.breadth >= _LEAST_BREADTH:
+        return None
+    return LINE.finding(f"all positions lie on a line, to {end.breadth:.2g} of the beam's width.", breadth=end.breadth)
+
+
+def _window(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    if end is None or engine.optics.near or end.beam_share <= _MOST_BEAM:
+        return None
+    return WINDOW.finding(f"the probe fills {end.beam_share:.0%} of its window.", share=end.beam_share)
+
+
+def _dose(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    if end is None or (end.contrast >= _LEAST_CONTRAST * end.noise and end.noise <= _MOST_NOISE):
+        return None
+    return DOSE.finding(
+        f"the object varies by {end.contrast:.2g} of its mean, and counting noise alone makes {end.noise:.2g}.",
+        contrast=end.contrast,
+        noise=end.noise,
+    )
+
+
 def _drift(engine: Ptychography) -> Finding | None:
     if len(engine.recentred) < _DRIFTS:
         return None
@@ -173,6 +233,37 @@ REGRESS = Guard(
     "New frames contradict what the earlier ones agreed on.",
     "Look at the positions of the new frames and at the stability of the beam.", _regress,
 )  # fmt: skip
+EXPLAINED = Guard(
+    "frames.explained", "step", "misfit beyond counting noise at the end, relative to that of the mean pattern",
+    f"over {_UNEXPLAINED:g}", "under 0.1 on healthy scans; 0.7 with positions late by a frame, 0.9 shuffled",
+    Severity.SUSPECT, "A model that knows hardly more of a frame than the mean of all of them has not found the "
+    "object, whatever its picture looks like.",
+    "Check that each frame has its own position (first number, lag), then axes and units; mask hot pixels.", _explained,
+)  # fmt: skip
+OVERLAP = Guard(
+    "scan.overlap", "step", "all light on a frame's pixels, relative to the frame's own", f"under {_LEAST_OVERLAP:g}",
+    "good scans have 5 to 50, a beam in focus 1.9; one is no overlap at all", Severity.SUSPECT,
+    "Without overlap nothing ties phases together, and any probe explains its own frame.",
+    "Scan with steps of a third of the beam's width or less; give the probe by --probe.", _overlap,
+)  # fmt: skip
+LINE = Guard(
+    "scan.line", "step", "breadth of the scan across its longest direction, relative to the beam's width",
+    f"under {_LEAST_BREADTH:g}", "along a line, probe and object may trade any factor that varies across it",
+    Severity.SUSPECT, "A scan along a line does not determine what lies across it.", "Scan an area.", _line,
+)  # fmt: skip
+WINDOW = Guard(
+    "probe.window", "step", "share of the window that the probe fills (far field)", f"over {_MOST_BEAM:g}",
+    "a beam three quarters of a window wide fills 0.44 of it", Severity.SUSPECT,
+    "A probe as large as its window wraps round it: it was not found, or the detector's pixels are too large for it.",
+    "Give a start by --probe or --defocus; check distance, energy and detector pixel.", _window,
+)  # fmt: skip
+DOSE = Guard(
+    "object.dose", "step", "variation of the object relative to what counting noise makes",
+    f"under {_LEAST_CONTRAST:g}, or noise over {_MOST_NOISE:g} of the amplitude",
+    "1.6 at 20 counts an object pixel, where the picture is good; 1.0 at 3",
+    Severity.SUSPECT, "What the object shows is no more than noise would show.",
+    "Count for longer, or scan less area with the same counts.", _dose,
+)  # fmt: skip
 CENTRED = Guard(
     "probe.centred", "step", "how often the probe was brought back to the centre", f"{_DRIFTS} times",
     "a cold start needs it once or twice", Severity.SUSPECT, "A probe that keeps drifting wraps round the corner.",
@@ -184,4 +275,20 @@ CAPACITY = Guard(
     "Raise --capacity if there is memory.", _capacity,
 )  # fmt: skip
 
-GUARDS = (DC, PARITY, REFOCUSED, POOR_START, FINITE, OBJECT, DIVERGED, REGRESS, CENTRED, CAPACITY)
+GUARDS = (
+    DC,
+    PARITY,
+    REFOCUSED,
+    POOR_START,
+    FINITE,
+    OBJECT,
+    DIVERGED,
+    REGRESS,
+    EXPLAINED,
+    OVERLAP,
+    LINE,
+    WINDOW,
+    DOSE,
+    CENTRED,
+    CAPACITY,
+)

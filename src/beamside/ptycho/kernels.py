@@ -35,34 +35,31 @@ def split_object(obj, planes):
 
 
 @njit(**_FAST)
-def split_bank(bank, planes, light):
-    """planes (bins, modes, 2, N, N) of the bank, and light (bins, N, N), the intensity of all modes together."""
-    bins, modes, size = bank.shape[0], bank.shape[1], bank.shape[2]
-    for k in range(bins):
-        for y in range(size):
-            w = light[k, y]
-            for x in range(size):
-                w[x] = 0
-            for m in range(modes):
-                p, re, im = bank[k, m, y], planes[k, m, 0, y], planes[k, m, 1, y]
-                for x in range(size):
-                    re[x] = p[x].real
-                    im[x] = p[x].imag
-                    w[x] += p[x].real * p[x].real + p[x].imag * p[x].imag
+def split_mode(wave, planes, light, first):
+    """planes (2, N, N) of one shifted mode (N, N), and its intensity into light (N, N), or added to it."""
+    for y in range(wave.shape[0]):
+        p, re, im, w = wave[y], planes[0, y], planes[1, y], light[y]
+        for x in range(wave.shape[1]):
+            re[x] = p[x].real
+            im[x] = p[x].imag
+        if first:
+            for x in range(wave.shape[1]):
+                w[x] = p[x].real * p[x].real + p[x].imag * p[x].imag
+        else:
+            for x in range(wave.shape[1]):
+                w[x] += p[x].real * p[x].real + p[x].imag * p[x].imag
 
 
 @njit(**_FAST)
-def join(planes, out):
-    """out (groups, pixels) complex64 = planes (lanes, groups, 2, pixels) summed over the lanes."""
-    lanes, groups, _, pixels = planes.shape
-    for g in range(groups):
-        o = out[g]
-        re, im = planes[0, g, 0], planes[0, g, 1]
-        for x in range(pixels):
+def join(planes, k, m, out):
+    """out (H, W) complex64 = planes (lanes, bins, modes, 2, H, W) of one bin and mode, summed over the lanes."""
+    for y in range(out.shape[0]):
+        o, re, im = out[y], planes[0, k, m, 0, y], planes[0, k, m, 1, y]
+        for x in range(out.shape[1]):
             o[x] = complex(re[x], im[x])
-        for lane in range(1, lanes):
-            re, im = planes[lane, g, 0], planes[lane, g, 1]
-            for x in range(pixels):
+        for lane in range(1, len(planes)):
+            re, im = planes[lane, k, m, 0, y], planes[lane, k, m, 1, y]
+            for x in range(out.shape[1]):
                 o[x] += complex(re[x], im[x])
 
 
@@ -176,29 +173,31 @@ def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pde
 def displacement(obj, bank, corners, bins, frames, chi, out):
     """Normal equations of each frame's displacement, out[j] = (g_y, g_x, h_yy, h_xx, h_yx).
 
-    d psi / d position = P grad O, with central differences; windows need one pixel of canvas around them.
+    d psi / d position = P grad O, with central differences; windows need one pixel of canvas around them. Planes, and
+    chi viewed as float32.
     """
-    modes, size = bank.shape[1], bank.shape[2]
+    modes, size = bank.shape[1], bank.shape[3]
     for b in range(len(frames)):
         j = frames[b]
         row, col, k = corners[j, 0], corners[j, 1], bins[j]
         gy, gx, hyy, hxx, hyx = 0.0, 0.0, 0.0, 0.0, 0.0
         for m in range(modes):
             for y in range(size):
-                above = obj[row + y - 1, col : col + size]
-                below = obj[row + y + 1, col : col + size]
-                here = obj[row + y, col - 1 : col + size + 1]
-                p = bank[k, m, y]
-                t = chi[b, m, y]
+                above0, above1 = obj[0, row + y - 1, col : col + size], obj[1, row + y - 1, col : col + size]
+                below0, below1 = obj[0, row + y + 1, col : col + size], obj[1, row + y + 1, col : col + size]
+                here0, here1 = obj[0, row + y, col - 1 : col + size + 1], obj[1, row + y, col - 1 : col + size + 1]
+                p0, p1, t = bank[k, m, 0, y], bank[k, m, 1, y], chi[b, m, y]
                 s0, s1, s2, s3, s4 = np.float32(0), np.float32(0), np.float32(0), np.float32(0), np.float32(0)
                 for x in range(size):
-                    wy = p[x] * (below[x] - above[x])
-                    wx = p[x] * (here[x + 2] - here[x])
-                    s0 += wy.real * t[x].real + wy.imag * t[x].imag
-                    s1 += wx.real * t[x].real + wx.imag * t[x].imag
-                    s2 += wy.real * wy.real + wy.imag * wy.imag
-                    s3 += wx.real * wx.real + wx.imag * wx.imag
-                    s4 += wy.real * wx.real + wy.imag * wx.imag
+                    dr, di = below0[x] - above0[x], below1[x] - above1[x]
+                    er, ei = here0[x + 2] - here0[x], here1[x + 2] - here1[x]
+                    yr, yi = p0[x] * dr - p1[x] * di, p0[x] * di + p1[x] * dr
+                    xr, xi = p0[x] * er - p1[x] * ei, p0[x] * ei + p1[x] * er
+                    s0 += yr * t[2 * x] + yi * t[2 * x + 1]
+                    s1 += xr * t[2 * x] + xi * t[2 * x + 1]
+                    s2 += yr * yr + yi * yi
+                    s3 += xr * xr + xi * xi
+                    s4 += yr * xr + yi * xi
                 gy += s0
                 gx += s1
                 hyy += s2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,8 @@ _AMPLITUDE_FLOOR = 1e-9
 _STRONG_COUNTS = 10.0
 """Mean counts of a pixel below which the noise is the counts' own whatever else is wrong."""
 _UNEXPLAINED = 1.5
+_DIFFERS = 0.15
+"""Difference between frames, relative to counting noise, from which it says something of the model."""
 _LARGE = 20.0
 """Counts above which a square root has variance 1/4 to a few per cent."""
 
@@ -71,8 +75,8 @@ def is_unexplained(misfit: float, store: FrameStore, valid: NDArray[np.float32])
     return misfit > _UNEXPLAINED * float((expected_misfit(mean) * valid).sum())
 
 
-def expected_misfit(intensity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """E (sqrt n - sqrt I)^2 of Poisson counts n with mean I: I for small I, 1/4 for large, from the series between."""
+def expected_misfit(intensity: NDArray[np.float64], floor: float = 0.0) -> NDArray[np.float64]:
+    """E (sqrt n - sqrt(I + floor))^2 of Poisson counts n with mean I; with no floor 2 I for small I, 1/4 for large."""
     grid = np.concatenate([[0.0], np.geomspace(1e-4, _LARGE, 200)])
     counts = np.arange(100)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, len(counts))))])
@@ -80,4 +84,34 @@ def expected_misfit(intensity: NDArray[np.float64]) -> NDArray[np.float64]:
         log_p = np.where(counts * (grid[:, None] > 0) > 0, counts * np.log(grid[:, None]), 0.0)
     p = np.exp(log_p - grid[:, None] - log_factorial) * ((grid[:, None] > 0) | (counts == 0))
     table = (p * (np.sqrt(counts) - np.sqrt(grid[:, None])) ** 2).sum(1)
-    return np.asarray(np.where(intensity < _LARGE, np.interp(intensity, grid, table), 0.25))
+    exact = np.asarray(np.where(intensity < _LARGE, np.interp(intensity, grid, table), 0.25))
+    if not floor:
+        return exact
+    root = (2 * intensity - exact) / (2 * np.sqrt(np.maximum(intensity, 1e-30)))  # E sqrt n
+    return np.asarray(2 * intensity + floor - 2 * np.sqrt(intensity + floor) * root)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Misfits a frame: of counting noise alone, of the mean pattern as a model of every frame, of the run's model."""
+
+    noise: float
+    mean_pattern: float
+    model: float
+
+    @property
+    def unexplained(self) -> float:
+        """Share of what differs between frames, counting noise aside, that the model does not know either.
+
+        0 where hardly anything differs.
+        """
+        differs = self.mean_pattern - self.noise
+        return max(0.0, (self.model - self.noise) / differs) if differs > _DIFFERS * self.noise else 0.0
+
+
+def fit(misfit: float, store: FrameStore, valid: NDArray[np.float32], floor: float) -> Fit:
+    """What a misfit a frame, made with a likelihood's floor, compares with. Of what is not counts, noise is unknown."""
+    mean = store.mean_pattern
+    noise = expected_misfit(mean, floor) if store.integer else np.zeros_like(mean)
+    plain = 2 * mean + floor - 2 * np.sqrt(mean + floor) * store.mean_root
+    return Fit(float((noise * valid).sum()), float((plain * valid).sum()), misfit)

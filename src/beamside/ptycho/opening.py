@@ -10,7 +10,7 @@ from beamside.errors import InputError
 from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.options import PtychoOptions, StartProbe
-from beamside.ptycho.orientation import Candidate, compare
+from beamside.ptycho.orientation import HALF_TURN, Candidate, as_given, compare, is_its_twin
 from beamside.ptycho.probe import scaled_to, with_modes
 from beamside.ptycho.start import Refocus, Trial, cold_trial, defocused, flat_probe, pupil_probe, refocus, sweep
 
@@ -88,13 +88,20 @@ class Opening:
         engine.shop.set_probe(scaled_to(with_modes(modes, count), counts))
 
     def _look_at_geometry(self, engine: Ptychography) -> None:
+        """The geometry as given; its alternatives only where it does not clearly fit."""
         if int(engine.store.usable.sum()) < _LEAST_FOR_GEOMETRY:
             return
         cold = self.options.probe is None and not self.optics.near
+        told = (engine.store, engine.positions_px, self.optics, engine.likelihood)
+        probe, seed, lanes = None if cold else engine.shop.probe, self.options.seed, engine.lanes
+        given = as_given(*told, probe, defocus_m=self.defocus_m, seed=seed, lanes=lanes)
+        fits = given.learns and not self.optics.near
+        if fits and (not self.signed or (probe is not None and not is_its_twin(probe))):
+            self.geometry = [given]
+            return
         self.geometry = compare(
-            engine.store, engine.positions_px, self.optics, engine.likelihood, None if cold else engine.shop.probe,
-            defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=self.options.seed, lanes=engine.lanes,
-            hurried=True,
+            *told, probe, defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=seed, lanes=lanes,
+            hurried=True, among=(0, HALF_TURN) if fits else None,
         )  # fmt: skip
 
     def _look_at_start(self, engine: Ptychography) -> None:

@@ -31,6 +31,14 @@ _OUT = 1.25
 than the geometry as given: where that is wrong, the right one has 0.7 of its unexplained misfit or less."""
 CLEARLY = 0.75
 """Misfit beyond what counting noise explains, relative to that of the geometry as given, where another is better."""
+_LEARNS = 0.5
+"""On simulated scans right geometries learn half or more of what is unexplained, wrong ones 0.3 or less, but for the
+half turn of a probe that is nearly symmetric, and starts so wrong that anything is better."""
+_FITS = 1.5
+"""Misfit relative to counting noise: right geometries reach 0.9 to 1.3."""
+_NATS = 300.0
+"""Log-likelihood by which one geometry must fit better than another where nothing else tells them apart."""
+_LEAST_EXCESS = 0.05
 HALF_TURN = ORIENTATIONS.index((False, True, True))
 NAMES = (
     "as given",
@@ -46,6 +54,7 @@ NAMES = (
 
 
 _ONE_OF_TWINS = (0, 1, 4, 5)
+_TWIN = 0.3
 _ALIKE = 0.95
 """Overlap from which a probe and the turned one are the same start."""
 
@@ -57,6 +66,8 @@ class Candidate:
     with_probe: the start probe had to be turned with the frames, so it is the scan's axes that are wrong. What to say
     for a candidate to be the geometry in use is in `advice`. explained: the part of the misfit that counting noise is.
     glanced: the misfit is of fewer frames, which fit more easily; not to be compared with that of a look in full.
+    learnt: how much of what noise does not explain went away between the first and the last iteration of a look, as a
+    share. frames: how many were looked at. floored: what counting noise explains with the floor of the likelihood.
     """
 
     orientation: int
@@ -66,10 +77,24 @@ class Candidate:
     with_probe: bool = False
     explained: float = 0.0
     glanced: bool = False
+    learnt: float = 0.0
+    frames: int = 0
+    floored: float = 0.0
+
+    @property
+    def learns(self) -> bool:
+        """Whether its frames agree so well that no other geometry need be looked at."""
+        return self.learnt >= _LEARNS and self.misfit <= _FITS * self.floored
 
     def clearly_beats(self, other: Candidate) -> bool:
-        """By what noise does not explain, which is all that a geometry can be told by."""
-        return self.misfit - self.explained < CLEARLY * (other.misfit - other.explained)
+        """By what noise does not explain, or, at low dose, where the other one learns nothing from the frames' overlap.
+
+        All frames together tell two geometries apart where one frame is noise; twice a misfit is a log-likelihood.
+        """
+        if self.misfit - self.explained < CLEARLY * (other.misfit - other.explained):
+            return True
+        evidence = 2 * min(self.frames, other.frames) * (other.misfit - self.misfit)
+        return other.learnt <= 0 < self.learnt and evidence > _NATS and other.explained > 0
 
     @property
     def twin(self) -> Candidate:
@@ -119,6 +144,7 @@ def compare(
     seed: int,
     lanes: int,
     hurried: bool = False,
+    among: tuple[int, ...] | None = None,
 ) -> list[Candidate]:
     """All candidates, the best first.
 
@@ -127,7 +153,7 @@ def compare(
     defocus_m was found for it. Then two orientations that differ by 180 degrees are twins, with opposite defocus and
     one misfit. with_dc: try DC moved by half a frame too. hurried: after a glance at fewer frames only those candidates
     are looked at in full that do better than the geometry as given, and that one itself; the others come behind them,
-    with the misfit that they have at a glance.
+    with the misfit that they have at a glance. among: only these orientations, the one as given first.
     """
 
     def look_at(most: int) -> _Look:
@@ -139,7 +165,7 @@ def compare(
     places = [
         (orientation, moved)
         for moved in ((False, True) if with_dc else (False,))
-        for orientation in (_ONE_OF_TWINS if twins else range(8))
+        for orientation in (among or (_ONE_OF_TWINS if twins else range(8)))
     ]
 
     def tried(look: _Look, iterations: int, orientation: int, moved: bool, defocus_m: float | None) -> Candidate:
@@ -169,6 +195,19 @@ def _with_twins(table: list[Candidate]) -> list[Candidate]:
     return [*table, *(c.twin for c in table)]
 
 
+def as_given(
+    store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, probe: Modes | None, *,
+    defocus_m: float | None, seed: int, lanes: int,
+) -> Candidate:  # fmt: skip
+    """The geometry as given, looked at in full; arguments as of `compare`, with a defocus where there is no probe."""
+    frames = trial_frames(positions_px, store.usable, LOOK_FRAMES)
+    counts, rows = store.block(frames)
+    look = _Look(counts[rows], positions_px[frames], optics, noise, seed, lanes, store.integer)
+    if probe is not None:
+        return look.at(0, False, probe, False, LOOK_ITERATIONS)
+    return look.from_pattern(0, False, defocus_m or 0.0, LOOK_ITERATIONS)
+
+
 class _Look:
     """Short runs on the same few frames, turned and moved."""
 
@@ -190,19 +229,39 @@ class _Look:
         valid = optics.detector.valid
         # What is not counts has noise of its own, and nothing is known of it.
         self.explained = float((expected_misfit(pattern) * valid).sum()) if integer else 0.0
+        self.floored = float((expected_misfit(pattern, noise.floor) * valid).sum()) if integer else 0.0
 
     def at(self, orientation: int, moved: bool, probe: Modes, with_probe: bool, iterations: int) -> Candidate:
         """From a given probe."""
         store, detector = self._turned(orientation, moved)
-        misfit = self._run(store, detector, probe, iterations)
-        return Candidate(orientation, moved, None, misfit, with_probe, self.explained)
+        misfit, learnt = self._run(store, detector, probe, iterations)
+        return Candidate(
+            orientation,
+            moved,
+            None,
+            misfit,
+            with_probe,
+            self.explained,
+            learnt=learnt,
+            frames=len(self.counts),
+            floored=self.floored,
+        )
 
     def from_pattern(self, orientation: int, moved: bool, defocus_m: float, iterations: int) -> Candidate:
         """From the mean pattern at a defocus."""
         store, detector = self._turned(orientation, moved)
         probe = pupil_probe(store.mean_pattern, self.optics, defocus_m)
-        misfit = self._run(store, detector, probe, iterations)
-        return Candidate(orientation, moved, defocus_m, misfit, explained=self.explained)
+        misfit, learnt = self._run(store, detector, probe, iterations)
+        return Candidate(
+            orientation,
+            moved,
+            defocus_m,
+            misfit,
+            explained=self.explained,
+            learnt=learnt,
+            frames=len(self.counts),
+            floored=self.floored,
+        )
 
     def _turned(self, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
         """Kept until other ones are asked for: several starts are tried on the same frames."""
@@ -211,9 +270,13 @@ class _Look:
             self._held = ((orientation, moved), _turned(base, self.optics.detector, orientation, moved))
         return self._held[1]
 
-    def _run(self, store: FrameStore, detector: Detector, probe: Modes, iterations: int) -> float:
+    def _run(self, store: FrameStore, detector: Detector, probe: Modes, iterations: int) -> tuple[float, float]:
+        """Misfit in the end, and what was learnt."""
         every = np.arange(len(store))
-        return short_run(store, self.here, every, probe, detector, self.noise, self.seed, self.lanes, iterations)
+        first, last = short_run(store, self.here, every, probe, detector, self.noise, self.seed, self.lanes, iterations)
+        if not np.isfinite(first):
+            return last, 0.0
+        return last, (first - last) / max(first - self.floored, _LEAST_EXCESS * self.floored, 1e-30)
 
 
 def _misfit(candidate: Candidate) -> float:
@@ -228,6 +291,15 @@ def _starts(probe: Modes, orientation: int) -> list[Modes]:
     turned = oriented(probe, orientation)
     overlap = abs(np.vdot(probe, turned)) / max(float(np.vdot(probe, probe).real), 1e-30)
     return [probe] if overlap > _ALIKE else [probe, turned]
+
+
+def is_its_twin(probe: Modes) -> bool:
+    """Whether a probe resembles its conjugate turned by 180 degrees, as one in focus does.
+
+    Then frames turned by 180 degrees agree with it too, and with the conjugate of the object.
+    """
+    twin = oriented(probe, HALF_TURN).conj()
+    return bool(abs(np.vdot(probe, twin)) > _TWIN * float(np.vdot(probe, probe).real))
 
 
 def _turned(counts: Array, detector: Detector, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:

@@ -89,7 +89,8 @@ def sweep(
 
     def trial(defocus_m: float) -> Trial:
         probe = pupil_probe(pattern, optics, defocus_m)
-        return Trial(defocus_m, short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes))
+        _, last = short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes)
+        return Trial(defocus_m, last)
 
     ladder_m = defocus_ladder_m(pattern, optics)
     coarse = sorted((trial(z) for z in ladder_m), key=lambda t: t.misfit)
@@ -108,7 +109,7 @@ def cold_trial(
 
     def misfit(defocus_m: float, frames: Frames, iterations: int) -> float:
         probe = pupil_probe(pattern, optics, defocus_m)
-        return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, iterations)
+        return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, iterations)[1]
 
     best = min(defocus_ladder_m(pattern, optics), key=lambda z: misfit(z, glance, GLANCE_ITERATIONS))
     return Trial(best, misfit(best, look, LOOK_ITERATIONS))
@@ -146,7 +147,7 @@ def refocus(
             moved = defocused(probe, optics, at * step) if at else probe
             known[at] = short_run(
                 store, positions_px, frames, moved, optics.detector, noise, seed, lanes, LOOK_ITERATIONS
-            )
+            )[1]
         return known[at]
 
     best = 0
@@ -180,8 +181,8 @@ def short_run(
     seed: int,
     lanes: int,
     iterations: int = _TRIAL_ITERATIONS,
-) -> float:
-    """Misfit a frame after a few iterations from an empty object; infinity when it is not finite.
+) -> tuple[float, float]:
+    """Misfit a frame in the first and in the last of a few iterations from an empty object; infinity when not finite.
 
     The probe stays as it is in the first iteration, of which it would learn nothing, and in all of a glance, which
     would end before it could show what it has learnt. In the last of a look it counts: without it, right modes seemed
@@ -193,8 +194,11 @@ def short_run(
     shop.set_probe(scaled_to(probe, float(store.total[frames].mean())))
     shop.place(canvas.inside(positions_px, store.size))
     method = Accelerated()
-    misfit, learns = 0.0, iterations > GLANCE_ITERATIONS
-    for k in range(iterations):
-        misfit = method.iterate(shop, Pass(frames, k, seed, noise, gain=1.0, probe=learns and k > 0))
+    learns = iterations > GLANCE_ITERATIONS
+    misfits = [
+        method.iterate(shop, Pass(frames, k, seed, noise, gain=1.0, probe=learns and k > 0)) / len(frames)
+        for k in range(iterations)
+    ]
     shop.shut()
-    return misfit / len(frames) if np.isfinite(misfit) else float("inf")
+    first, last = (m if np.isfinite(m) else float("inf") for m in (misfits[0], misfits[-1]))
+    return first, last

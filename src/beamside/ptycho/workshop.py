@@ -1,7 +1,8 @@
 """Sums over frames on the CPU: each lane a thread with sums of its own, each block of frames in the cache.
 
-Cost of a frame: two FFTs (10 N^2 log2 N^2 flops) and about 10 N^2 complex multiply-adds, all on a block of waves that
-stays in the second-level cache; nothing but the counts (2 bytes a pixel) comes from memory.
+Cost of a frame: two FFTs (10 N^2 log2 N^2 flops), of whose columns `columns` takes care, and about 10 N^2 complex
+multiply-adds, all on a block of waves that stays in the second-level cache; nothing but the counts (2 bytes a pixel)
+comes from memory.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beamside.ptycho import kernels
+from beamside.ptycho import columns, kernels, shifts
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
-from beamside.ptycho.probe import BINS, Modes, bank, shift_phases, unshifted
+from beamside.ptycho.probe import BINS, Modes, shift_phases
 from beamside.run.engine import Array
 
-_CACHE_BYTES = 1 << 19
-"""Waves of a block: half of what a core's second-level cache holds, the other half being what the detector sees."""
+_CACHE_BYTES = 1 << 20
+"""Waves of a block: what a core's second-level cache holds. With half of it calls cost more than they save."""
 Frames = NDArray[np.int64]
 Kept = dict[int, NDArray[np.complex64]]
 T = TypeVar("T")
@@ -58,7 +59,9 @@ class _Lane:
     """(frames, modes, N, N) complex64."""
     flat: NDArray[np.float32]
     """The same memory as (frames, modes, N, 2 N)."""
+    strip: NDArray[np.float32]
     line: NDArray[np.float32]
+    near: NDArray[np.float32]
 
 
 class Workshop:
@@ -70,7 +73,7 @@ class Workshop:
         self.phases = shift_phases(self.size)
         self.probe_velocity: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self.probe: Modes = np.zeros((0, self.size, self.size), np.complex64)
-        self.bank: NDArray[np.complex64] = np.zeros((0, 0, 0, 0), np.complex64)
+        self._whole: NDArray[np.complex64] | None = None
         self.bank_planes: NDArray[np.float32] = np.zeros((0, 0, 2, 0, 0), np.float32)
         self.planes: NDArray[np.float32] = np.zeros((2, 0, 0), np.float32)
         """The bank, and the object as it was when the pass began, with real and imaginary part apart."""
@@ -84,6 +87,9 @@ class Workshop:
         if lanes == 1:
             torch.set_num_threads(1)
         self._lanes: list[_Lane] = []
+        there = detector.transfer is None and columns.possible(self.size)
+        self._columns = (columns.twiddles(self.size), columns.order(self.size)) if there else None
+        """Far field: of frames whose columns can be transformed where the residual is; others go the long way."""
         self.num: NDArray[np.float32] = np.zeros((0, 2, 0, 0), np.float32)
         self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.pnum: NDArray[np.float32] = np.zeros((0, 0, 0, 2, 0, 0), np.float32)
@@ -106,13 +112,20 @@ class Workshop:
         changed = len(modes) != len(self.probe)
         self.probe = np.ascontiguousarray(modes, np.complex64)
         if changed:
-            self.bank_planes = np.empty((BINS * BINS, len(modes), 2, self.size, self.size), np.float32)
-            self.light = np.empty((BINS * BINS, self.size, self.size), np.float32)
-        self.bank = bank(torch.from_numpy(self.probe), self.phases).numpy()
-        kernels.split_bank(self.bank, self.bank_planes, self.light)
+            self.bank_planes = _zeros(BINS * BINS, len(modes), 2, self.size, self.size)
+            self.light = _zeros(BINS * BINS, self.size, self.size)
+        shifts.fill_bank(self.probe, self.phases, self.bank_planes, self.light)
+        self._whole = None
         if changed:
             self.probe_velocity = np.zeros_like(self.probe)
             self._allocate()
+
+    @property
+    def bank(self) -> NDArray[np.complex64]:
+        """(bins^2, m, N, N) the bank in complex numbers, for the solvers whose loops take them; made when asked for."""
+        if self._whole is None:
+            self._whole = np.ascontiguousarray(self.bank_planes[:, :, 0] + 1j * self.bank_planes[:, :, 1])
+        return self._whole
 
     def _find_turns(self) -> None:
         """Beam and detector stand still, the sample moves; here the probe takes the sub-pixel part of the movement.
@@ -148,11 +161,9 @@ class Workshop:
 
     def _allocate(self) -> None:
         m, n, shape = len(self.probe), self.size, self.canvas.shape
-        self.planes = np.zeros((2, *shape), np.float32)
-        self.num = np.zeros((self.lanes, 2, *shape), np.float32)
-        self.den = np.zeros((self.lanes, *shape), np.float32)
-        self.pnum = np.zeros((self.lanes, BINS * BINS, m, 2, n, n), np.float32)
-        self.pden = np.zeros((self.lanes, n, n), np.float32)
+        self.planes = _zeros(2, *shape)
+        self.num, self.den = _zeros(self.lanes, 2, *shape), _zeros(self.lanes, *shape)
+        self.pnum, self.pden = _zeros(self.lanes, BINS * BINS, m, 2, n, n), _zeros(self.lanes, n, n)
         block = self.block_frames
         self._lanes = [_lane(block, m, n) for _ in range(self.lanes)]
 
@@ -174,8 +185,8 @@ class Workshop:
                 kept[int(block[0])] = chi
             if displacement:
                 kernels.displacement(
-                    self.canvas.object, self.bank, self.corners, self.bins, block, chi, self.normal
-                )  # fmt: skip
+                    self.planes, self.bank_planes, self.corners, self.bins, block, chi.view(np.float32), self.normal
+                )
             return misfit
 
         return sum(self.over_blocks(frames, work))
@@ -184,6 +195,10 @@ class Workshop:
         self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood
     ) -> tuple[float, NDArray[np.complex64]]:
         """Misfit of a block, and chi, the residual brought back to the sample."""
+        if self._columns is not None:
+            rows = torch.fft.fft(waves, dim=-1)
+            misfit = self._between_rows(lane, block, rows, noise)
+            return misfit, torch.fft.ifft(rows, dim=-1, norm="forward").numpy()
         far = self.detector.transfer is None
         at_detector = self.to_detector(waves, block)
         misfit = self._residual_in_place(lane, block, at_detector, noise, 1.0 / self.size**2 if far else 1.0)
@@ -230,6 +245,19 @@ class Workshop:
             )
         )  # fmt: skip
 
+    def _between_rows(self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood) -> float:
+        """Residual of waves whose rows are transformed, likewise."""
+        assert self._columns is not None
+        counts, rows = self.frames.block(block)
+        held = self._lanes[lane]
+        return float(
+            columns.residual_between_rows(
+                waves.numpy().view(np.float32), counts, rows, self.detector.valid,
+                np.float32(self.detector.saturation), np.float32(1.0 / self.size**2), noise.poisson,
+                np.float32(noise.floor), *self._columns, held.strip, held.line, held.near,
+            )
+        )  # fmt: skip
+
     def over_blocks(self, frames: Frames, work: Callable[[int, Frames], T]) -> list[T]:
         """`work(lane, block)` over all frames, those of one sub-pixel bin together; results in lane order."""
         kernels.split_object(self.canvas.object, self.planes)
@@ -268,15 +296,12 @@ class Workshop:
 
     def probe_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Numerator (m, N, N) with the sub-pixel shifts undone, and denominator (N, N), over all lanes."""
-        total = np.empty_like(self.bank)
-        lanes, bins, modes, _, n, _ = self.pnum.shape
-        kernels.join(self.pnum.reshape(lanes, bins * modes, 2, n * n), total.reshape(bins * modes, n * n))
-        return unshifted(torch.from_numpy(total), self.phases).numpy(), self.pden.sum(0)
+        return shifts.gathered(self.pnum, self.phases), self.pden.sum(0)
 
     def object_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Numerator and denominator (H, W) over all lanes."""
         total = np.empty(self.canvas.shape, np.complex64)
-        kernels.join(self.num.reshape(self.lanes, 1, 2, total.size), total.reshape(1, -1))
+        kernels.join(self.num[:, None, None], 0, 0, total)
         return total, self.den.sum(0)
 
     def clear(self) -> None:
@@ -295,4 +320,10 @@ class Workshop:
 
 def _lane(block: int, modes: int, size: int) -> _Lane:
     waves = torch.empty((block, modes, size, size), dtype=torch.complex64)
-    return _Lane(waves, waves.numpy().view(np.float32), np.empty((2, size), np.float32))
+    strip = columns.strip(size, modes)
+    return _Lane(waves, waves.numpy().view(np.float32), strip, _zeros(2, size), _zeros(size, size))
+
+
+def _zeros(*shape: int) -> NDArray[np.float32]:
+    """Zeros that begin with a cache line, as numpy's do not: a vector over two lines is read twice."""
+    return np.asarray(torch.zeros(shape).numpy())

@@ -1,4 +1,4 @@
-"""Messages of a DECTRIS detector's stream, version 1: ZeroMQ multipart, JSON parts and blobs.
+"""Messages of a DECTRIS detector's stream, version 1: ZeroMQ multipart, JSON parts and blobs (2: `dectris_cbor`).
 
     dheader-1.0                 {"htype", "series", "header_detail"}, then the configuration (JSON), and with detail
                                 "all" pairs of dflatfield-1.0, dpixelmask-1.0, dcountrate_table-1.0 and their blobs
@@ -85,7 +85,7 @@ def parse(parts: Sequence[bytes]) -> SeriesStart | Image | SeriesEnd:
     if kind == "dimage-1.0":
         return _image(parts, head)
     if kind == "dseries_end-1.0":
-        return SeriesEnd(_whole(head, "series"))
+        return SeriesEnd(whole(head, "series"))
     raise FormatError(f"a message of htype {str(kind)[:40]!r} came.")
 
 
@@ -121,7 +121,7 @@ def _start(parts: Sequence[bytes], head: Mapping[str, Any]) -> SeriesStart:
             break
         if about.get("htype") == "dpixelmask-1.0":
             pixel_mask = _map(about, parts[place + 1])
-    return SeriesStart(_whole(head, "series"), config, pixel_mask)
+    return SeriesStart(whole(head, "series"), config, pixel_mask)
 
 
 def _map(about: Mapping[str, Any], blob: bytes) -> NDArray[Any]:
@@ -139,7 +139,7 @@ def _image(parts: Sequence[bytes], head: Mapping[str, Any]) -> Image:
         raise FormatError("an image without a part dimage_d-1.0 came.")
     shape = _shape(about)
     return Image(
-        _whole(head, "series"), _whole(head, "frame"), shape, str(about.get("type")), str(about.get("encoding")),
+        whole(head, "series"), whole(head, "frame"), shape, str(about.get("type")), str(about.get("encoding")),
         bytes(parts[2]),
     )  # fmt: skip
 
@@ -154,7 +154,8 @@ def _json(parts: Sequence[bytes], place: int) -> dict[str, Any]:
     return value
 
 
-def _whole(values: Mapping[str, Any], name: str) -> int:
+def whole(values: Mapping[str, Any], name: str) -> int:
+    """A number that counts; FormatError where a message has none of that name."""
     value = values.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 53:
         raise FormatError(f"a message's {name} is {str(value)[:40]!r}.")

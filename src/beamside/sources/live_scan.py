@@ -24,6 +24,7 @@ from beamside.optics.frames import DcPlace, DetectorGeometry, ScanGeometry
 from beamside.run.engine import Batch, Header
 from beamside.run.guard import Finding, Severity
 from beamside.run.source import Record
+from beamside.sources import dectris_cbor
 from beamside.sources.dectris import Beam, Image, SeriesEnd, SeriesStart, beam, parse
 from beamside.sources.matching import Matcher
 from beamside.sources.motors import MotorOptions, Motors
@@ -52,8 +53,9 @@ _NO_OPTIONS, _NO_MOTORS = ScanOptions(), MotorOptions()
 class LiveScan:
     """Frames of a DECTRIS stream with positions of motor messages; columns as those of `ScanFile`.
 
-    spool: folder for what arrives, RUN/spool. patience_s: after the end of the series, how long positions (or late
-    frames) are still waited for. positions_socket: "sub" or "pull".
+    The stream is of version 1 or 2, told apart message by message. spool: folder for what arrives, RUN/spool.
+    patience_s: after the end of the series, how long positions (or late frames) are still waited for. positions_socket:
+    "sub" or "pull".
     A message that makes no sense is a finding (`stream.message`), never an error.
     """
 
@@ -191,10 +193,10 @@ class LiveScan:
                 self._take_places(parts[-1])
         except FormatError as error:
             with self._lock:
-                self._complain(f"{error.what} The message on the {name} socket is ignored.")
+                self._complain(f"{error.what} The message on the {name} socket is ignored.", error.remedy)
 
     def _take_frame(self, parts: list[bytes]) -> None:
-        message = parse(parts)
+        message = dectris_cbor.parse(parts[0]) if dectris_cbor.is_cbor(parts) else parse(parts)
         if isinstance(message, Image):
             pixels = message.pixels()  # before it is kept: what does not decode is no frame
             with self._lock:
@@ -250,11 +252,11 @@ class LiveScan:
         while len(self._cache) * pixels.nbytes > _CACHE_BYTES:
             self._cache.popitem(last=False)
 
-    def _complain(self, saw: str) -> None:
+    def _complain(self, saw: str, remedy: str = "") -> None:
         self._said += 1
         if self._said <= _MOST_SAID:
             more = " No more of this kind are reported." if self._said == _MOST_SAID else ""
-            remedy = f"Check who else sends to this address.{more}"
+            remedy = f"{remedy or 'Check who else sends to this address.'}{more}"
             self._found.append(Finding("stream.message", Severity.NOTE, saw, remedy))
 
     # what an earlier process received

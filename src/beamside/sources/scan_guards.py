@@ -42,7 +42,8 @@ GUARDS = owned(
     ),
     (
         "stream.message", "socket", "messages that have no known form, or another series or shape", "any",
-        "DECTRIS stream version 1; docs of sources.motors", Severity.NOTE, "Somebody else sends to this address.",
+        "DECTRIS stream, versions 1 and 2; docs of sources.motors", Severity.NOTE,
+        "Somebody else sends to this address.",
         "They are ignored; check who sends.",
     ),
     (

@@ -1,0 +1,87 @@
+"""What a finished reconstruction says of itself: whether the frames determine it, and whether it explains them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamside.ptycho.noise import Fit, fit, lit_pixels
+from beamside.ptycho.tables import well_lit
+from beamside.ptycho.workshop import Frames
+
+if TYPE_CHECKING:
+    from beamside.ptycho.engine import Ptychography
+
+_ENOUGH = 400
+_DUALS = ("dm", "raar")
+"""Their misfit is that of a dual wave, which wanders."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """fit: of the frames; None where the solver's misfit is of something else.
+
+    overlap: all light on a frame's pixels relative to its own. beam_share: of the window that the beam fills.
+    contrast, noise: standard deviation of the object where it is well lit, and what counting noise alone makes of it,
+    both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths.
+    """
+
+    fit: Fit | None
+    overlap: float
+    beam_share: float
+    contrast: float
+    noise: float
+    breadth: float
+
+
+def ending_of(engine: Ptychography) -> Ending:
+    """Measured on the engine as it is."""
+    active, store, shop = engine.active, engine.store, engine.shop
+    light = (np.abs(shop.probe.astype(np.complex128)) ** 2).sum(0)
+    lit = shop.illumination(active)
+    area_px = beam_area_px(light)
+    dose = float(store.total[active].sum()) / max(1.0, lit_pixels(shop, active))
+    inside = engine.canvas.object[well_lit(lit)]
+    amplitude = float(np.abs(inside).mean()) if inside.size else 0.0
+    found = None
+    if engine.errors and engine.options.solver not in _DUALS:
+        found = fit(engine.errors[-1], store, engine.optics.detector.valid, engine.likelihood.floor)
+    return Ending(
+        fit=found,
+        overlap=1 / max(own_share(light, lit, shop.corners[_some(active)]), 1e-30),
+        beam_share=area_px / engine.size**2,
+        contrast=float(inside.std()) / max(amplitude, 1e-30) if inside.size else 0.0,
+        noise=float(0.5 / np.sqrt(max(dose, 1e-30))) if store.integer else 0.0,
+        breadth=breadth_px(engine.positions_px[active]) / np.sqrt(area_px),
+    )
+
+
+def _some(frames: Frames) -> Frames:
+    """Frames from all over a scan, enough for a mean."""
+    return np.asarray(frames[np.linspace(0, len(frames) - 1, min(len(frames), _ENOUGH)).astype(int)])
+
+
+def own_share(light: NDArray[np.float64], lit: NDArray[np.float32], corners: NDArray[np.int32]) -> float:
+    """Of the light that falls on a frame's pixels in the course of a scan, the frame's own, weighted by its light.
+
+    light: (N, N) of one frame; lit: (H, W) of all frames; corners (n, 2) of the windows of some.
+    """
+    size, square, total = len(light), light**2, 0.0
+    for row, col in corners.tolist():
+        total += float((square / np.maximum(lit[row : row + size, col : col + size], 1e-30)).sum())
+    return total / max(len(corners) * float(light.sum()), 1e-30)
+
+
+def beam_area_px(light: NDArray[np.float64]) -> float:
+    """Pixels that an intensity (N, N) would fill if it were the same on all of them."""
+    return float(light.sum() ** 2 / max(float((light**2).sum()), 1e-30))
+
+
+def breadth_px(positions_px: NDArray[np.float64]) -> float:
+    """Standard deviation of positions (n, 2) across the direction in which they are spread the most."""
+    if len(positions_px) < 2:
+        return 0.0
+    return float(np.sqrt(max(0.0, float(np.linalg.eigvalsh(np.cov(positions_px.T))[0]))))

@@ -1,0 +1,29 @@
+"""The bank of shifted probes one image at a time, against the one that is made at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from beamside.ptycho import probe as probes
+from beamside.ptycho import shifts
+from tests.ptycho.test_kernels import close, planes_of, wave
+
+
+@pytest.mark.parametrize("size", [12, 15])
+def test_the_bank(size: int) -> None:
+    modes, phases = wave(np.random.default_rng(1), 2, size, size), probes.shift_phases(size)
+    planes, light = np.empty((16, 2, 2, size, size), np.float32), np.empty((16, size, size), np.float32)
+    shifts.fill_bank(modes, phases, planes, light)
+    wanted = probes.bank(torch.from_numpy(modes), phases).numpy()
+    close(planes, planes_of(wanted, -3))
+    close(light, (np.abs(wanted) ** 2).sum(1))
+    assert np.array_equal(planes[0, :, 0], modes.real), "what is not shifted is left as it is"
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_its_adjoint(lanes: int) -> None:
+    sums, phases = wave(np.random.default_rng(2), lanes, 16, 2, 12, 12), probes.shift_phases(12)
+    found = shifts.gathered(planes_of(sums, -3), phases)
+    close(found, probes.unshifted(torch.from_numpy(sums.sum(0)), phases).numpy())
