@@ -93,3 +93,24 @@ def test_where_frames_hardly_differ_nothing_is_unexplained() -> None:
     assert Fit(100.0, 110.0, 109.0).unexplained == 0
     assert Fit(100.0, 200.0, 190.0).unexplained == pytest.approx(0.9)
     assert Fit(100.0, 200.0, 80.0).unexplained == 0
+
+
+def test_clipped_counts_and_stuck_pixels_are_named_unless_the_limit_is_known() -> None:
+    made = scene.scan(60)
+    pixels = scene.counts(made)
+    stuck = pixels.copy()
+    stuck[:, 5, 9] = 60_000
+    level = int(np.quantile(pixels[pixels > 0], 0.95))
+    for given, limit, wanted in (
+        (pixels, None, False),
+        (np.minimum(pixels, np.uint16(level)), None, True),
+        (np.minimum(pixels, np.uint16(level)), float(level), False),
+        (np.minimum(pixels, np.uint16(1)), None, False),
+        (stuck, None, True),
+    ):
+        engine = Ptychography.fresh(scene.options(made), scene.header(made, saturation=limit))
+        engine.ingest(scene.batch(made, np.arange(30), pixels=given))
+        engine.ingest(scene.batch(made, np.arange(30, 60), pixels=given))
+        guard = next(g for g in engine.guards if g.name == "frames.clipped")
+        assert (guard.check(engine) is not None) == wanted
+        engine.shop.shut()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from beamside.run.engine import Array, Batch, Loader
 
 _LOAD_FRAMES = 64
 _LEAST_ROOM = 256
+_LEAST_TOP, _CHANCE = 5, 20
+"""A largest count below the one, or in no more pixels than the other, is nothing strange."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,29 @@ class _Beyond:
     row: int
     count: int
     load: Loader
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How many pixels hold the largest count, and how many up to 2 % less: counts above a limit crowd there."""
+
+    top: int = 0
+    at_top: int = 0
+    below: int = 0
+
+    def seen(self, pixels: Array) -> Crowd:
+        """With further frames; where these reach higher, they alone are counted."""
+        top = int(pixels.max()) if pixels.size and pixels.dtype.kind == "u" else 0
+        if top < max(self.top, 1):
+            return self
+        at_top, high = (int(np.count_nonzero(pixels >= limit)) for limit in (top, min(top - 1, math.ceil(0.98 * top))))
+        before = (self.at_top, self.below) if top == self.top else (0, 0)
+        return Crowd(top, before[0] + at_top, before[1] + high - at_top)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more than chance has brought so many pixels there."""
+        return self.top >= _LEAST_TOP and self.at_top > _CHANCE + self.below
 
 
 class FrameStore:
@@ -42,6 +68,7 @@ class FrameStore:
         self.pattern_sum: NDArray[np.float64] = np.zeros((size, size))
         self.root_sum: NDArray[np.float64] = np.zeros((size, size))
         self.integer = True
+        self.crowd = Crowd()
         self._beyond: list[_Beyond] = []
 
     def __len__(self) -> int:
@@ -79,6 +106,7 @@ class FrameStore:
             totals[rows], usable[rows] = self._judge(pixels)
             self.pattern_sum += pixels[usable[rows]].sum(0, dtype=np.float64)
             self._add_roots(pixels[usable[rows]])
+            self.crowd = self.crowd.seen(pixels[usable[rows]])
             self._hold(pixels, usable[rows], hold - at)
         self.keys += batch.keys
         self.position_m = np.concatenate([self.position_m, np.asarray(batch.columns["position_m"], np.float64)])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _REGRESS = 0.5
 _UNEXPLAINED = 0.5
 _LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
+_CLIPPED = 0.01
 _MOST_NOISE = 0.25
 """Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
 _DRIFTS = 4
@@ -78,6 +79,20 @@ def _poor_start(engine: Ptychography) -> Finding | None:
         defocus_m=found.defocus_m,
         misfit=found.misfit,
         given=given.misfit,
+    )
+
+
+def _clipped(engine: Ptychography) -> Finding | None:
+    crowd, store = engine.store.crowd, engine.store
+    share = crowd.top * crowd.at_top / max(float(store.total.sum()), 1.0)
+    known = crowd.top >= engine.optics.detector.saturation
+    if engine.iteration or engine.optics.near or known or not crowd.crowded or share < _CLIPPED:
+        return None
+    return CLIPPED.finding(
+        f"{crowd.at_top:,} pixels, with {min(share, 1.0):.0%} of all counts, hold exactly {crowd.top}, and "
+        f"{crowd.below:,} up to 2 % less.",
+        top=crowd.top,
+        share=share,
     )
 
 
@@ -213,6 +228,12 @@ POOR_START = Guard(
     Severity.NOTE, "A wrong start probe costs more iterations than it saves. The run goes on from it all the same.",
     "Leave --probe out, or give the probe of this instrument.", _poor_start,
 )  # fmt: skip
+CLIPPED = Guard(
+    "frames.clipped", "ingest", "counts in pixels at the largest value, where fewer pixels lie up to 2 % below it",
+    f"{_CLIPPED:.0%} of all", "the largest of many Poisson counts is reached once or twice", Severity.SUSPECT,
+    "Pixels that stop counting, or are stuck at a value, are fitted as if they had counted.",
+    "Give --saturation with that value, or mask the pixels.", _clipped,
+)  # fmt: skip
 FINITE = Guard(
     "input.finite", "ingest", "NaN, infinite, negative or empty frames", "any", "no likelihood exists for them",
     Severity.NOTE, "Such frames are set aside and named; the run goes on.",
@@ -276,19 +297,6 @@ CAPACITY = Guard(
 )  # fmt: skip
 
 GUARDS = (
-    DC,
-    PARITY,
-    REFOCUSED,
-    POOR_START,
-    FINITE,
-    OBJECT,
-    DIVERGED,
-    REGRESS,
-    EXPLAINED,
-    OVERLAP,
-    LINE,
-    WINDOW,
-    DOSE,
-    CENTRED,
-    CAPACITY,
-)
+    DC, PARITY, REFOCUSED, POOR_START, CLIPPED, FINITE, OBJECT, DIVERGED, REGRESS, EXPLAINED, OVERLAP, LINE, WINDOW,
+    DOSE, CENTRED, CAPACITY,
+)  # fmt: skip
