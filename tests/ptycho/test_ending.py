@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beamside.ptycho.ending import beam_area_px, breadth_px
+from beamside.ptycho.ending import beam_area_px, extent_px
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.noise import Fit, expected_misfit
 from beamside.run.engine import Batch
@@ -60,7 +60,10 @@ def test_a_scan_along_a_line_is_named() -> None:
     engine.close()
     scene.settle(engine)
     assert "scan.line" in named(engine)
-    assert breadth_px(at[row]) < 2 < breadth_px(at)
+    (across, along), (whole, _) = extent_px(at[row]), extent_px(at)
+    assert across < 2 < whole and across < 0.2 * along
+    few = scene.run(scene.scan(12), scene.options(scene.scan(12), first_frames=1))
+    assert "scan.line" not in named(few), "a scan that is small is no line"
 
 
 def test_a_probe_as_large_as_its_window_is_named() -> None:

@@ -26,7 +26,8 @@ class Ending:
 
     overlap: all light on a frame's pixels relative to its own. beam_share: of the window that the beam fills.
     contrast, noise: standard deviation of the object where it is well lit, and what counting noise alone makes of it,
-    both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths.
+    both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths; slender:
+    the same relative to its length.
     """
 
     fit: Fit | None
@@ -35,6 +36,7 @@ class Ending:
     contrast: float
     noise: float
     breadth: float
+    slender: float
 
 
 def ending_of(engine: Ptychography) -> Ending:
@@ -43,6 +45,7 @@ def ending_of(engine: Ptychography) -> Ending:
     light = (np.abs(shop.probe.astype(np.complex128)) ** 2).sum(0)
     lit = shop.illumination(active)
     area_px = beam_area_px(light)
+    breadth, length = extent_px(engine.positions_px[active])
     dose = float(store.total[active].sum()) / max(1.0, lit_pixels(shop, active))
     inside = engine.canvas.object[well_lit(lit)]
     amplitude = float(np.abs(inside).mean()) if inside.size else 0.0
@@ -55,7 +58,8 @@ def ending_of(engine: Ptychography) -> Ending:
         beam_share=area_px / engine.size**2,
         contrast=float(inside.std()) / max(amplitude, 1e-30) if inside.size else 0.0,
         noise=float(0.5 / np.sqrt(max(dose, 1e-30))) if store.integer else 0.0,
-        breadth=breadth_px(engine.positions_px[active]) / np.sqrt(area_px),
+        breadth=breadth / float(np.sqrt(area_px)),
+        slender=breadth / max(length, 1e-30),
     )
 
 
@@ -80,8 +84,9 @@ def beam_area_px(light: NDArray[np.float64]) -> float:
     return float(light.sum() ** 2 / max(float((light**2).sum()), 1e-30))
 
 
-def breadth_px(positions_px: NDArray[np.float64]) -> float:
-    """Standard deviation of positions (n, 2) across the direction in which they are spread the most."""
+def extent_px(positions_px: NDArray[np.float64]) -> tuple[float, float]:
+    """Standard deviations of positions (n, 2) across and along the direction in which they are spread the most."""
     if len(positions_px) < 2:
-        return 0.0
-    return float(np.sqrt(max(0.0, float(np.linalg.eigvalsh(np.cov(positions_px.T))[0]))))
+        return 0.0, 0.0
+    across, along = np.sqrt(np.maximum(np.linalg.eigvalsh(np.cov(positions_px.T)), 0.0)).tolist()
+    return across, along

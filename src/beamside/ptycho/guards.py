@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _REGRESS = 0.5
 _UNEXPLAINED = 0.5
 _LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
-_CLIPPED = 0.01
+_SLENDER, _CLIPPED = 0.2, 0.01
 _MOST_NOISE = 0.25
 """Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
 _DRIFTS = 4
@@ -161,7 +161,7 @@ def _overlap(engine: Ptychography) -> Finding | None:
 
 def _line(engine: Ptychography) -> Finding | None:
     end = _at_the_end(engine)
-    if end is None or len(engine.active) < 2 or end.breadth >= _LEAST_BREADTH:
+    if end is None or len(engine.active) < 2 or end.breadth >= _LEAST_BREADTH or end.slender >= _SLENDER:
         return None
     return LINE.finding(f"all positions lie on a line, to {end.breadth:.2g} of the beam's width.", breadth=end.breadth)
 
@@ -269,7 +269,8 @@ OVERLAP = Guard(
 )  # fmt: skip
 LINE = Guard(
     "scan.line", "step", "breadth of the scan across its longest direction, relative to the beam's width",
-    f"under {_LEAST_BREADTH:g}", "along a line, probe and object may trade any factor that varies across it",
+    f"under {_LEAST_BREADTH:g}, and {_SLENDER:g} of its length",
+    "along a line, probe and object may trade any factor that varies across it",
     Severity.SUSPECT, "A scan along a line does not determine what lies across it.", "Scan an area.", _line,
 )  # fmt: skip
 WINDOW = Guard(
