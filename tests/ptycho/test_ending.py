@@ -11,14 +11,16 @@ from beamside.ptycho.ending import beam_area_px, extent_px
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.noise import Fit, expected_misfit
 from beamside.run.engine import Batch
+from beamside.run.guard import Severity
 from beamside.simulate.scan import Scan
 from tests.ptycho import scene
 
 ENDINGS = {"frames.explained", "scan.overlap", "scan.line", "probe.window", "object.dose"}
 
 
-def named(engine: Ptychography) -> set[str]:
-    return {guard.name for guard in engine.guards if guard.name in ENDINGS and guard.check(engine) is not None}
+def named(engine: Ptychography, severity: Severity = Severity.SUSPECT) -> set[str]:
+    asked = [guard for guard in engine.guards if guard.name in ENDINGS and guard.severity is severity]
+    return {guard.name for guard in asked if guard.check(engine) is not None}
 
 
 def misplaced(made: Scan, order: np.ndarray) -> Ptychography:
@@ -40,6 +42,10 @@ def test_a_healthy_scan_names_nothing_and_the_defects_their_guards() -> None:
     assert end.overlap > 5 and end.contrast > 4 * end.noise and end.beam_share < 0.3
     assert named(misplaced(made, np.random.default_rng(0).permutation(150))) == {"frames.explained"}
     assert "frames.explained" in named(misplaced(made, np.roll(np.arange(150), 1))), "late by a frame"
+    assert named(healthy, Severity.NOTE) == set()
+    off = scene.scan(150, position_error_px=2.0)
+    ended = scene.run(off, scene.options(off))
+    assert named(ended) == set() and named(ended, Severity.NOTE) == {"frames.explained"}
 
 
 @pytest.mark.parametrize(

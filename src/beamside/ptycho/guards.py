@@ -15,10 +15,12 @@ from beamside.run.guard import Finding, Guard, Severity
 if TYPE_CHECKING:
     from beamside.ptycho.ending import Ending
     from beamside.ptycho.engine import Ptychography
+    from beamside.ptycho.noise import Fit
 
 _REGRESS = 0.5
 _UNEXPLAINED = 0.5
 _LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
+_REMARKABLE = 0.25
 _SLENDER, _CLIPPED = 0.2, 0.01
 _MOST_NOISE = 0.25
 """Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
@@ -137,8 +139,18 @@ def _explained(engine: Ptychography) -> Finding | None:
     end = _at_the_end(engine)
     if end is None or end.fit is None or end.fit.unexplained <= _UNEXPLAINED:
         return None
-    found = end.fit
-    return EXPLAINED.finding(
+    return _left_over(EXPLAINED, end.fit)
+
+
+def _partly_explained(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    if end is None or end.fit is None or not _REMARKABLE < end.fit.unexplained <= _UNEXPLAINED:
+        return None
+    return _left_over(PARTLY, end.fit)
+
+
+def _left_over(guard: Guard, found: Fit) -> Finding:
+    return guard.finding(
         f"the object and the probe leave {min(1.0, found.unexplained):.0%} of what differs between frames unexplained "
         f"(misfit {found.model:.0f} a frame; counting noise alone {found.noise:.0f}, the mean pattern as a model of "
         f"every frame {found.mean_pattern:.0f}).",
@@ -261,6 +273,12 @@ EXPLAINED = Guard(
     "object, whatever its picture looks like.",
     "Check that each frame has its own position (first number, lag), then axes and units; mask hot pixels.", _explained,
 )  # fmt: skip
+PARTLY = Guard(
+    "frames.explained", "step", "misfit beyond counting noise at the end, relative to that of the mean pattern",
+    f"over {_REMARKABLE:g}", "0.42 with positions off by 3 px, 0.46 with a beam that flickers by 20 %", Severity.NOTE,
+    "Something that the model does not know is at work; the picture has errors of its own.",
+    "Try --refine-positions, further --modes, or --background; look at the beam's stability.", _partly_explained,
+)  # fmt: skip
 OVERLAP = Guard(
     "scan.overlap", "step", "all light on a frame's pixels, relative to the frame's own", f"under {_LEAST_OVERLAP:g}",
     "good scans have 5 to 50, a beam in focus 1.9; one is no overlap at all", Severity.SUSPECT,
@@ -298,6 +316,6 @@ CAPACITY = Guard(
 )  # fmt: skip
 
 GUARDS = (
-    DC, PARITY, REFOCUSED, POOR_START, CLIPPED, FINITE, OBJECT, DIVERGED, REGRESS, EXPLAINED, OVERLAP, LINE, WINDOW,
-    DOSE, CENTRED, CAPACITY,
+    DC, PARITY, REFOCUSED, POOR_START, CLIPPED, FINITE, OBJECT, DIVERGED, REGRESS, EXPLAINED, PARTLY, OVERLAP, LINE,
+    WINDOW, DOSE, CENTRED, CAPACITY,
 )  # fmt: skip
