@@ -25,7 +25,7 @@ from beamside.denoise.intake import Intake, with_roles
 from beamside.denoise.loader import CropLoader
 from beamside.denoise.loss import Tally
 from beamside.denoise.micrograph import HELD_OUT, TRAIN, Micrograph, Pixels
-from beamside.denoise.model_file import Card, pack_model, unpack_model
+from beamside.denoise.model_file import UNEQUAL_PAIRS, Card, pack_model, unpack_model
 from beamside.denoise.networks import build
 from beamside.denoise.options import DenoiseOptions
 from beamside.denoise.precision import fast_bf16
@@ -206,7 +206,7 @@ class Denoiser:
         end = min(trainer.steps + CHUNK_STEPS, self.round_ends_at)
         while trainer.steps < end and not trainer.done:
             inputs, targets, weight = self._batch()
-            trainer.step(inputs, targets, weight, self._lesson(inputs))
+            trainer.step(inputs, targets, weight, self._lesson(inputs), self.loader.levels)
         self.train_loss = trainer.tally.mean
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -302,7 +302,9 @@ class Denoiser:
             "bf16": self.trainer.bf16,
         }
         figures = gate.figures(score, self.held_out.controls)
-        return Card(self.options.network, pixel_A or None, self.pairs, figures, provenance)
+        unequal = [m.unequal for m in self.micrographs if m.role == TRAIN]
+        pairs = UNEQUAL_PAIRS if 2 * sum(unequal) > len(unequal) else self.pairs
+        return Card(self.options.network, pixel_A or None, pairs, figures, provenance)
 
     def snapshot(self) -> Snapshot:
         """The published model's bytes, the last one's once finished, and what the scores are."""

@@ -26,11 +26,15 @@ Mask = Callable[[Image, int], tuple[Image, Image]]
 
 @dataclass(frozen=True)
 class Example:
-    """An input and what it is compared with, (h, w) each; weight is 1 where a pixel counts, None: everywhere."""
+    """An input and what it is compared with, (h, w) each; weight is 1 where a pixel counts, None: everywhere.
+
+    level: the input's spread; see `networks.at_level`.
+    """
 
     input: Image
     target: Image
     weight: Image | None = None
+    level: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class HeldOut:
         for y, x, height, width in boxes:
             first, second = micrograph.crop(pixels, y, x, height, width)
             if mask is None:
-                self.examples += [Example(first, second), Example(second, first)]
+                levels = micrograph.levels
+                self.examples += [Example(first, second, None, levels[0]), Example(second, first, None, levels[1])]
             else:
                 hidden, weight = mask(first, len(self.examples))
                 self.examples.append(Example(hidden, first, weight))

@@ -27,6 +27,7 @@ PROBE_TOLERANCE = 1e-4
 """Largest difference from the stored answer, in its standard deviations. The order of sums on another processor gives
 1e-6; weights in another layout give about 1."""
 _PROBE_PX = 64
+UNEQUAL_PAIRS = "unequal"
 _KEY, _SUM = "beamside", "sha256"
 _PROBE_IN, _PROBE_OUT = "probe.input", "probe.output"
 _REMEDY = "Use another copy of this file, or the run that made it."
@@ -38,8 +39,8 @@ class Card:
 
     network: one of `networks.NAMES`.
     pixel_size_A: of the micrographs it was trained on; None for a range of them or unknown.
-    pairs: "halves" when trained on pairs with independent noise, "single" when on sums by a blind spot, "given" for
-    weights of other programs.
+    pairs: "halves" when trained on pairs with independent noise, "unequal" when one image of most pairs was much
+    noisier than the other, "single" when on sums by a blind spot, "given" for weights of other programs.
     score: held-out figures of the gate, see `gate.Score`; empty when nothing was held out.
     provenance: versions, options, seed, steps, names of the training micrographs, and the like.
     """
@@ -121,6 +122,7 @@ def unpack_model(data: bytes, *, where: str) -> tuple[Network, Card]:
     arrays = _arrays(data, where)
     card = _card(said, where)
     network = build(card.network)
+    network.by_own_spread = card.pairs == UNEQUAL_PAIRS
     weights = {name: array for name, array in arrays.items() if name not in (_PROBE_IN, _PROBE_OUT)}
     load_weights(network, weights, where=where)
     check_canary(network, arrays[_PROBE_IN], arrays[_PROBE_OUT], where=where)

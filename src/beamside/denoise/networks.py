@@ -31,6 +31,8 @@ class Network(nn.Module, ABC):
     """A denoiser of normalised micrographs."""
 
     name: str
+    by_own_spread = False
+    """It learned from pairs of unequal noise, each image at its own spread, and so it is used."""
     stride: int
     """Tiles begin on multiples of this many pixels; sizes are multiples of it."""
 
@@ -176,6 +178,12 @@ def build(name: str) -> Network:
     if name not in _BUILDERS:
         raise OptionError(f"there is no network '{name}'.", remedy=f"Give one of {', '.join(NAMES)}.")
     return _BUILDERS[name]()
+
+
+def at_level(network: Network, x: Tensor, level: Tensor) -> Tensor:
+    """What `network` makes of images (B, 1, H, W) whose spreads are `level`, (B, 1, 1, 1): it sees them at spread 1."""
+    output: Tensor = network(x / level) * level
+    return output
 
 
 def kmac_per_pixel(network: Network) -> float:

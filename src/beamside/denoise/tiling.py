@@ -131,15 +131,17 @@ def denoise(
 ) -> NDArray[np.float32]:
     """The denoised micrograph (H, W), float32, in the units of `image` (H, W).
 
-    scale: of the whole micrograph; that of a sum for a network trained on halves by default. Pixels that are not
-    finite count as its mean. precision: of the activations; the fastest of the device by default. on_tile: told after
-    each tile.
+    scale: of the whole micrograph; that of a sum for a network trained on halves by default. A network that learned
+    from pairs of unequal noise takes the image's own spread instead of it. Pixels that are not finite count as its
+    mean. precision: of the activations; the fastest of the device by default. on_tile: told after each tile.
 
     Raises:
         OptionError: a tile smaller than the network's stride.
         InputError: no pixel is finite, or all are equal.
     """
     scale = scale or sum_scale(image, "halves")
+    if network.by_own_spread:
+        scale = Scale(scale.mean, robust_scale(image).spread)
     precision = precision or fastest_precision(device)
     if tile_px is None:
         tile_px = default_tile_px(network, precision)

@@ -72,18 +72,24 @@ class Trainer:
         passed = (self.steps - self.cool_from + 1) / (self.total - self.cool_from + 1)
         return rate * 0.5 * (1 + math.cos(math.pi * passed))
 
-    def step(self, inputs: Tensor, targets: Tensor, weight: Tensor | None, lesson: Tensor | None = None) -> None:
+    def step(
+        self, inputs: Tensor, targets: Tensor, weight: Tensor | None, lesson: Tensor | None = None,
+        levels: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """One optimiser step on (B, 1, h, w); the loss is a mean over the pixels that count.
 
         lesson: what to learn instead of the targets; the loss that is counted is that against the targets.
+        levels: (B,) spreads of the inputs; 1 by default.
         """
         x = inputs.to(self.device, memory_format=torch.channels_last)
         y = targets.to(self.device)
+        level = torch.ones(len(x)) if levels is None else levels
+        level = level.to(self.device)[:, None, None, None]
         for group in self.optimiser.param_groups:
             group["lr"] = self.present_rate()
         with autocast(self.device, enabled=self.bf16):
-            output = self.network(x)
-        output = output.float()
+            output = self.network(x / level)
+        output = output.float() * level
         if lesson is not None:
             loss = (output - lesson.to(self.device)).square().mean()
         else:
