@@ -101,9 +101,11 @@ def independent(network: Network, examples: Sequence[Example]) -> Score:
     found = Comparison()
     for example in examples:
         level = np.float32(example.level)
-        shown = torch.from_numpy(example.input / level)[None, None].to(device)
-        output = network(shown)[0, 0].cpu().numpy() * level
-        found.add(output, example.target, example.weight)
+        shown = example.input / level
+        output = network(torch.from_numpy(shown)[None, None].to(device))[0, 0].cpu().numpy()
+        if network.blend is not None:
+            network.blend.add_to(output, shown)
+        found.add(output * level, example.target, example.weight)
     return Score(found.mean, found.correlation, found.offset, found.pixels)
 
 

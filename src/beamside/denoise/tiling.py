@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module, functional
 
+from beamside.denoise.blend import Blend
 from beamside.denoise.depth import Depth, depth_of
 from beamside.denoise.networks import UNSHUFFLE, Network, Plain, UNet
 from beamside.denoise.normalise import CLIP, Scale, robust_scale
@@ -154,7 +155,16 @@ def denoise(
         for number, tile in enumerate(plan):
             out[slice(*tile.rows), slice(*tile.columns)] = _one_tile(own, image, scale, tile, depth)
             on_tile(number + 1, len(plan))
+    if network.blend is not None:
+        _blended(network.blend, out, image, scale)
     return out
+
+
+def _blended(blend: Blend, out: NDArray[np.float32], image: NDArray[Any], scale: Scale) -> None:
+    """In place, on the scale that the network saw; what lies beyond its limits stays as it is."""
+    change = blend.change(scale.normalise(out), scale.normalise(image))
+    change *= np.float32(scale.spread)
+    out += change
 
 
 def _one_tile(
