@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from beamside.denoise import blend_fit
 from beamside.denoise.blend import KNOTS_PER_PX, Blend, Weights, grain_of
+from beamside.denoise.blend_fit import Look
 from beamside.denoise.model_file import UNEQUAL_PAIRS, Card, pack_model, unpack_model
 from beamside.denoise.networks import Network, build
 from beamside.denoise.normalise import Scale, robust_scale
@@ -33,23 +34,23 @@ def signal(seed: int, side: int = 128) -> Image:
     return np.asarray(0.5 * coarse / coarse.std(), dtype=np.float32)
 
 
-def examples(noisier: float, count: int = 6) -> list[tuple[bool, Image, Image, Image]]:
+def looks(noisier: float, count: int = 6, *, quieter: bool = False) -> list[Look]:
     """A network that is a blur too wide, twice too loud."""
     made = []
     for seed in range(count):
         true = signal(seed)
         image, partner = true + noisier * noise(100 + seed), true + noise(200 + seed)
-        made.append((False, 2 * gaussian_filter(image, 9), image, partner))
+        made.append(Look(str(seed), quieter, 2 * gaussian_filter(image, 9), image, partner))
     return made
 
 
-def error(weights: Blend | None, parts: list[tuple[bool, Image, Image, Image]]) -> float:
+def error(weights: Blend | None, parts: list[Look]) -> float:
     total = 0.0
-    for _, output, image, partner in parts:
-        result = output.copy()
+    for look in parts:
+        result = look.output.copy()
         if weights is not None:
-            weights.add_to(result, image)
-        total += float(np.square(result.astype(np.float64) - partner).mean())
+            weights.add_to(result, look.image)
+        total += float(np.square(result.astype(np.float64) - look.partner).mean())
     return total / len(parts)
 
 
@@ -57,9 +58,8 @@ def test_the_weights_that_made_a_partner_are_found() -> None:
     parts = []
     for seed in range(4):
         image, output = signal(seed) + noise(100 + seed), noise(300 + seed)
-        parts.append(
-            (False, output, image, (0.5 * output + 0.25 * image + 0.01 * noise(200 + seed)).astype(np.float32))
-        )
+        partner = (0.5 * output + 0.25 * image + 0.01 * noise(200 + seed)).astype(np.float32)
+        parts.append(Look(str(seed), False, output, image, partner))
     found = blend_fit.fitted(parts)
     assert found is not None and len(found.kinds) == 1
     # The coarsest of the frequencies are not in an image of 128 px, and so they keep to the network.
@@ -69,30 +69,42 @@ def test_the_weights_that_made_a_partner_are_found() -> None:
 
 @pytest.mark.parametrize("noisier", [1.0, 3.0])
 def test_the_sum_is_nearer_to_unseen_partners_than_the_result_and_every_blur(noisier: float) -> None:
-    parts = examples(noisier, 12)
+    parts = looks(noisier, 12)
     found = blend_fit.fitted(parts[:8])
     assert found is not None
     unseen = parts[8:]
     blurs = []
     for sigma in (2, 3, 4, 6, 8, 12):
-        blurred = [(kind, gaussian_filter(image, sigma), image, partner) for kind, _, image, partner in unseen]
-        x, y = (np.concatenate([part[at].ravel() for part in blurred]) for at in (1, 3))
+        x = np.concatenate([gaussian_filter(look.image, sigma).ravel() for look in unseen])
+        y = np.concatenate([look.partner.ravel() for look in unseen])
         gain = float(x @ y / (x @ x))
         blurs.append(float(np.square(gain * x - y).mean()))
     assert error(found, unseen) < min(error(None, unseen), *blurs)
 
 
 def test_where_no_example_says_anything_the_network_counts_alone() -> None:
-    weights = blend_fit.Fit().weights
-    silent = blend_fit.Fit()
-    silent.grains.append(0.2)
-    assert silent.weights().network == pytest.approx((1.0,) * COUNT) and silent.weights().image == (0.0,) * COUNT
-    assert blend_fit.fitted([]) is None and weights is not None
+    silent, zeros = blend_fit.Fit(), np.zeros((64, 64), dtype=np.float32)
+    silent.add(Look("a", False, zeros, zeros, zeros))
+    assert silent.weights().network == pytest.approx((1.0,) * COUNT)
+    assert silent.weights().image == pytest.approx((0.0,) * COUNT)
+    assert blend_fit.fitted([]) is None
+
+
+def test_weights_that_do_not_hold_for_other_micrographs_are_not_taken() -> None:
+    """In each micrograph alone the result has another gain; over all of them the network's own is right."""
+    alike, various = [], []
+    for seed in range(8):
+        true = signal(seed)
+        image, partner = true + noise(100 + seed), (true + 0.1 * noise(200 + seed)).astype(np.float32)
+        various.append(Look(str(seed), False, (true * (0.4 if seed % 2 else 2.5)).astype(np.float32), image, partner))
+        alike.append(Look(str(seed), False, np.asarray(0.4 * true, dtype=np.float32), image, partner))
+    one, other = (blend_fit.fitted(parts) for parts in (alike, various))
+    assert one is not None and other is not None
+    assert abs(one.kinds[0].network[5] - 2.5) < abs(other.kinds[0].network[5] - 2.5)
 
 
 def test_the_two_images_of_a_pair_have_weights_of_their_own() -> None:
-    quiet = [(True, output, image, partner) for _, output, image, partner in examples(0.2)]
-    found = blend_fit.fitted(examples(3.0) + quiet)
+    found = blend_fit.fitted(looks(3.0) + looks(0.2, quieter=True))
     assert found is not None and len(found.kinds) == 2
     noisy, clear = found.kinds
     assert noisy.grain < clear.grain and noisy.image[6] < clear.image[6]

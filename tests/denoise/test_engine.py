@@ -103,7 +103,7 @@ def test_images_of_unequal_noise_are_shown_at_their_own_spread_and_a_resume_is_e
     seen, network_step = [], first.trainer.step
 
     def noted(inputs: Tensor, *others: Any) -> None:
-        seen.append((inputs.std((1, 2, 3)) / others[-1]).tolist())
+        seen.append((inputs.std((1, 2, 3)) / others[-1][:, 0]).tolist())
         network_step(inputs, *others)
 
     first.trainer.step = noted  # type: ignore[method-assign]

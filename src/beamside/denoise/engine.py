@@ -39,6 +39,8 @@ _FIRST_MICROGRAPHS, _MOST_AT_ONCE = 4, 16
 _LESSON_SIGMA_PX = 4.0
 _BLEND_CROPS, _FIRST_BLEND_CROPS = 12, 4
 """Of each micrograph that a blend is fitted to: of the last model, and of those before it."""
+_DETAIL_OF_UNEQUAL = 0.25
+"""A frame has hardly any detail above its noise; its coarse part is to be learned first."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class Denoiser:
 
     def _train(self) -> None:
         trainer = self.trainer
+        trainer.detail = self.options.detail * (_DETAIL_OF_UNEQUAL if self._mostly_unequal() else 1)
         end = min(trainer.steps + CHUNK_STEPS, self.round_ends_at)
         while trainer.steps < end and not trainer.done:
             inputs, targets, weight = self._batch()
@@ -232,6 +235,10 @@ class Denoiser:
             return None
         sigma = self.held_out.controls.blur_sigma_px if self.held_out.examples else _LESSON_SIGMA_PX
         return torch.stack([gaussian_blur(image[0], sigma)[None] for image in inputs])
+
+    def _mostly_unequal(self) -> bool:
+        unequal = [member.unequal for member in self.loader.members.values()]
+        return 2 * sum(unequal) > len(unequal)
 
     def _progress(self, label: str, *, ended: bool) -> Progress:
         trainer = self.trainer
@@ -291,7 +298,7 @@ class Denoiser:
             return
         plain = gate.independent(network, examples).loss
         crops_each = _BLEND_CROPS if self.trainer.done else _FIRST_BLEND_CROPS
-        network.blend = blend_fit.fitted(blend_fit.examples_of(network, training, self.pixels, crops_each))
+        network.blend = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, crops_each))
         if not gate.independent(network, examples).loss < plain:
             network.blend = None
 
@@ -317,8 +324,7 @@ class Denoiser:
             "bf16": self.trainer.bf16,
         }
         figures = gate.figures(score, self.held_out.controls)
-        unequal = [m.unequal for m in self.micrographs if m.role == TRAIN]
-        pairs = UNEQUAL_PAIRS if 2 * sum(unequal) > len(unequal) else self.pairs
+        pairs = UNEQUAL_PAIRS if self._mostly_unequal() else self.pairs
         return Card(self.options.network, pixel_A or None, pairs, figures, provenance)
 
     def snapshot(self) -> Snapshot:

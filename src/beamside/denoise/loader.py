@@ -45,7 +45,7 @@ class _Slot:
 class CropLoader:
     """Batches of crop pairs (B, 2, c, c) float32, dihedral and half-swap augmentation applied.
 
-    levels: (B,) those of the inputs of the batch that was drawn last (`Micrograph.levels`).
+    levels: (B, 2) of the batch that was drawn last (`Micrograph.levels`).
     """
 
     def __init__(self, pixels: Pixels, crop_px: int, budget_bytes: int, seed: int) -> None:
@@ -58,7 +58,7 @@ class CropLoader:
         self._prepared: Future[Tensor] | None = None
         self._rng = np.random.default_rng([seed, 1])
         self._thread: ThreadPoolExecutor | None = None
-        self.levels = torch.ones(0)
+        self.levels = torch.ones(0, 2)
 
     def join(self, micrographs: Sequence[Micrograph]) -> None:
         """New micrographs come before the rest of the present round over all of them."""
@@ -78,7 +78,7 @@ class CropLoader:
             slot = int(self._rng.integers(len(self._slots)))
             member = self.members[self._slots[slot].visit.key]
             target[...], swapped = augmented(self._take(slot), self._rng)
-            levels.append(member.levels[swapped])
+            levels.append(member.levels[::-1] if swapped else member.levels)
         self.levels = torch.tensor(levels)
         return torch.from_numpy(out)
 
