@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module, functional
 
+from beamside.compute.heap import give_back
 from beamside.denoise.blend import Blend
 from beamside.denoise.depth import Depth, depth_of
 from beamside.denoise.networks import UNSHUFFLE, Network, Plain, UNet
@@ -162,9 +163,18 @@ def denoise(
 
 def _blended(blend: Blend, out: NDArray[np.float32], image: NDArray[Any], scale: Scale) -> None:
     """In place, on the scale that the network saw; what lies beyond its limits stays as it is."""
-    change = blend.change(scale.normalise(out), scale.normalise(image))
+    give_back()
+    change = blend.change(_on_scale(out, scale), _on_scale(image, scale))
     change *= np.float32(scale.spread)
     out += change
+
+
+def _on_scale(image: NDArray[Any], scale: Scale) -> NDArray[np.float32]:
+    """`scale.normalise(image)`, some rows at a time: only one image is made."""
+    made = np.empty(image.shape, dtype=np.float32)
+    for at in range(0, image.shape[0], _STRIP_VALUES):
+        made[at : at + _STRIP_VALUES] = scale.normalise(image[at : at + _STRIP_VALUES])
+    return made
 
 
 def _one_tile(
