@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
 
 Image = NDArray[np.float32]
-KNOTS_PER_PX = tuple(float(value) for value in np.geomspace(1 / 512, 1 / 6, 9))
+KNOTS_PER_PX = tuple(float(value) for value in np.geomspace(1 / 256, 1 / 6, 25))
 """Frequencies at which weights are fitted, in cycles a pixel; between them linear in the logarithm."""
 LOWEST_PER_PX = 1 / 4096
 """Coarser than any micrograph; frequencies below count as this."""
@@ -32,7 +33,7 @@ _BAND_ROWS = 256
 
 @dataclass(frozen=True)
 class Weights:
-    """For images of one grain: what the network's result and what the image count at KNOTS_PER_PX."""
+    """For images of one grain: what the network's result and what the image count at each of the frequencies."""
 
     grain: float
     network: tuple[float, ...]
@@ -41,29 +42,32 @@ class Weights:
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights by grain, rising."""
+    """Weights by grain, rising, at frequencies `knots_per_px`, rising too."""
 
     kinds: tuple[Weights, ...]
+    knots_per_px: tuple[float, ...] = KNOTS_PER_PX
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"knots_per_px": list(KNOTS_PER_PX), "kinds": [asdict(kind) for kind in self.kinds]}
+        return {"knots_per_px": list(self.knots_per_px), "kinds": [asdict(kind) for kind in self.kinds]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse.
 
         Raises:
-            ValueError: other frequencies, or not as many weights.
+            ValueError: not as many weights as frequencies, or frequencies that do not rise.
         """
         kinds = [
             Weights(float(kind["grain"]), tuple(map(float, kind["network"])), tuple(map(float, kind["image"])))
             for kind in values["kinds"]
         ]
         counts = {len(part) for kind in kinds for part in (kind.network, kind.image)}
-        if not kinds or counts != {len(KNOTS_PER_PX)} or tuple(values["knots_per_px"]) != KNOTS_PER_PX:
-            raise ValueError("the weights by frequency are not those of this version")
-        return cls(tuple(kinds))
+        knots = tuple(map(float, values["knots_per_px"]))
+        rising = all(low < high for low, high in pairwise((0.0, *knots)))
+        if not kinds or counts != {len(knots)} or not rising:
+            raise ValueError("its weights are not one for each of its frequencies")
+        return cls(tuple(kinds), knots)
 
     def at(self, grain: float) -> Weights:
         """Those for an image of this grain: between two kinds linear in the logarithm, beyond them the nearest."""
@@ -85,10 +89,16 @@ class Blend:
         spectrum: Image = dctn(output, norm="ortho", overwrite_x=True)
         own: Image = dctn(image, norm="ortho", overwrite_x=True)
         for band in bands:
-            spectrum[band] *= _over(weights.network, shape, band) - 1
-            spectrum[band] += own[band] * _over(weights.image, shape, band)
+            spectrum[band] *= self._over(weights.network, shape, band) - 1
+            spectrum[band] += own[band] * self._over(weights.image, shape, band)
         back: Image = idctn(spectrum, norm="ortho", overwrite_x=True)
         return back
+
+    def _over(self, values: Sequence[float], shape: tuple[int, ...], band: slice) -> Image:
+        """Weights at the frequencies of rows `band` of a transform of this shape."""
+        y, x = (np.arange(size, dtype=np.float32) / (2 * size) for size in shape)
+        frequency = np.maximum(np.hypot(y[band, None], x), LOWEST_PER_PX)
+        return np.interp(np.log(frequency), np.log(self.knots_per_px), values).astype(np.float32)
 
 
 def grain_of(image: Image) -> float:
@@ -103,10 +113,3 @@ def grain_of(image: Image) -> float:
     coarse = np.concatenate([(means[lag:] - means[:-lag]).ravel(), (means[:, lag:] - means[:, :-lag]).ravel()])
     fine = np.abs(image[::3, ::3] - np.median(image[::3, ::3]))
     return max(float(np.median(np.abs(coarse)) / max(float(np.median(fine)), 1e-30)), 1e-6)
-
-
-def _over(values: Sequence[float], shape: tuple[int, ...], band: slice) -> Image:
-    """Weights at the frequencies of rows `band` of a transform of this shape."""
-    y, x = (np.arange(size, dtype=np.float32) / (2 * size) for size in shape)
-    frequency = np.maximum(np.hypot(y[band, None], x), LOWEST_PER_PX)
-    return np.interp(np.log(frequency), np.log(KNOTS_PER_PX), values).astype(np.float32)
