@@ -63,8 +63,8 @@ def test_the_weights_that_made_a_partner_are_found() -> None:
     found = blend_fit.fitted(parts)
     assert found is not None and len(found.kinds) == 1
     # An image of 128 px says little about the coarsest of the frequencies.
-    np.testing.assert_allclose(found.kinds[0].network[5:], 0.5, atol=0.02)
-    np.testing.assert_allclose(found.kinds[0].image[5:], 0.25, atol=0.02)
+    np.testing.assert_allclose(found.kinds[0].network[7:], 0.5, atol=0.02)
+    np.testing.assert_allclose(found.kinds[0].image[7:], 0.25, atol=0.02)
 
 
 @pytest.mark.parametrize("noisier", [1.0, 3.0])
