@@ -18,8 +18,9 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from beamside.cli import denoise_apply
-from beamside.cli.denoise_apply import Job, Worker
+from beamside.cli import denoise_watch
+from beamside.cli.denoise_apply import Line, Worker
+from beamside.cli.denoise_jobs import Job
 from beamside.cli.main import main
 from beamside.denoise.export import read_model, write_model
 from beamside.denoise.ice import remove_ice
@@ -263,18 +264,52 @@ def test_a_micrograph_is_denoised_as_soon_as_it_has_settled(
     }
     due[5.0] = partial((run / "result").mkdir, parents=True)
     due[10.0] = partial(shutil.copy, model, run / "result" / "model.safetensors")
-    hours, began = Hours(due), dict[str, float]()
-    one = denoise_apply.Worker.one
+    hours, wrote = Hours(due), dict[str, float]()
+    keep = Worker.keep
 
-    def noted(worker: Worker, job: Job, line: Callable[[str, int, int], None]) -> None:
-        began[job.inputs[0].name] = hours.now
-        one(worker, job, line)
+    def noted(worker: Worker, job: Job, result: NDArray[np.float32]) -> None:
+        wrote[job.inputs[0].name] = hours.now
+        keep(worker, job, result)
 
-    monkeypatch.setattr(denoise_apply, "time", hours)
-    monkeypatch.setattr(Worker, "one", noted)
+    monkeypatch.setattr(denoise_watch, "time", hours)
+    monkeypatch.setattr(Worker, "keep", noted)
     assert apply(run, session, out, "--watch", "--settle", "3s", "--idle-close", "20s") == 0
     possible = {"at1.0.mrc": 10.0, "at20.3.mrc": 23.3, "at31.7.mrc": 34.7}
-    assert {name: at - possible[name] <= 1.0 for name, at in began.items()} == dict.fromkeys(possible, True)
+    assert {name: 0 <= at - possible[name] <= 1.0 for name, at in wrote.items()} == dict.fromkeys(possible, True)
+
+
+def test_what_is_made_while_files_settle_is_written_only_if_they_stay(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written again while it settles, and one of which half has come, are denoised as they end."""
+    session, out = tmp_path / "session", tmp_path / "out"
+    session.mkdir()
+    again, half, still = (session / f"{name}.mrc" for name in ("again", "half", "still"))
+    whole = written(tmp_path / "whole.mrc", noise(2)).read_bytes()
+    due: dict[float, Callable[[], object]] = {
+        1.0: partial(written, again, noise(0)),
+        2.5: partial(written, again, noise(1)),
+        11.0: partial(half.write_bytes, whole[: len(whole) // 2]),
+        13.0: partial(half.write_bytes, whole),
+        21.0: partial(written, still, noise(3)),
+    }
+    hours, made = Hours(due), list[tuple[str, float]]()
+    make = Worker.make
+
+    def noted(worker: Worker, job: Job, line: Line) -> NDArray[np.float32]:
+        made.append((job.inputs[0].stem, hours.now))
+        return make(worker, job, line)
+
+    monkeypatch.setattr(denoise_watch, "time", hours)
+    monkeypatch.setattr(Worker, "make", noted)
+    assert apply(model, session, out, "--watch", "--settle", "3s", "--idle-close", "20s") == 0
+    network, card = read_model(model)
+    for path, seed in ((again, 1), (half, 2), (still, 3)):
+        expected = denoise(network, noise(seed), scale=sum_scale(noise(seed), card.pairs))
+        np.testing.assert_array_equal(read_map(out / path.name)[0].reshape(60, 70), expected)
+    times = {name: [at for other, at in made if other == name] for name in ("again", "half", "still")}
+    assert [len(each) for each in times.values()] == [2, 2, 1]
+    assert 21.0 < times["still"][0] < 24.0
 
 
 def test_a_watch_that_gets_no_model_says_so(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from beamside.denoise import blindspot, gate
 from beamside.denoise.engine import Denoiser
@@ -19,6 +21,7 @@ from beamside.denoise.gate import Verified, independent
 from beamside.denoise.held_out import Example, HeldOut
 from beamside.denoise.micrograph import HELD_OUT, TRAIN
 from beamside.denoise.model_file import unpack_model
+from beamside.denoise.normalise import robust_scale
 from beamside.denoise.stored import BEST
 from beamside.errors import InputError, OptionError
 from beamside.run.encode import exact_json, pack, unpack
@@ -78,6 +81,52 @@ def test_a_resumed_training_is_the_same_bit_for_bit(network: str, steps_before: 
         finish(engine)
     one, two = first.state(), again.state()
     assert pack(one.arrays) == pack(two.arrays) and exact_json(one.values) == exact_json(two.values)
+
+
+def unequal(number: int) -> NDArray[np.float32]:
+    """A frame and the sum of many others."""
+    frame, rest = 100 + 5 * truth(number), 100 + 5 * truth(number)
+    rng = np.random.default_rng([number, 2])
+    return np.stack([image + 5 * s * rng.standard_normal(image.shape) for image, s in ((frame, 3.0), (rest, 0.5))])
+
+
+def test_images_of_unequal_noise_are_shown_at_their_own_spread_and_a_resume_is_exact() -> None:
+    chosen = options(steps=40, first_round_steps=20)
+    images = {number: unequal(number).astype(np.float32) for number in range(4)}
+    first = Denoiser.fresh(chosen, header())
+    first.ingest(batch([0, 1, 2, 3], images))
+    for found in first.micrographs:
+        own = [robust_scale(image).spread / found.scale.spread for image in images[int(found.key[-1])]]
+        assert found.unequal and found.levels == pytest.approx(own)
+    for example in first.held_out.examples:
+        assert float(example.input.std()) == pytest.approx(example.level, rel=0.2)
+    seen, network_step = [], first.trainer.step
+
+    def noted(inputs: Tensor, *others: Any) -> None:
+        seen.append((inputs.std((1, 2, 3)) / others[-1][:, 0]).tolist())
+        network_step(inputs, *others)
+
+    first.trainer.step = noted  # type: ignore[method-assign]
+    first.step()
+    np.testing.assert_allclose(seen, 1.0, atol=0.25)
+    first.step()
+    assert first.rounds == 1
+    state = stored(first)
+    again = Denoiser.resume(chosen, header(), state, [batch([0, 1, 2, 3], images)])
+    for engine in (first, again):
+        engine.close()
+        finish(engine)
+    one, two = first.state(), again.state()
+    assert pack(one.arrays) == pack(two.arrays) and exact_json(one.values) == exact_json(two.values)
+    assert first.published is not None
+    network, card = unpack_model(first.published.model, where="here")
+    assert card.pairs == "unequal" and network.by_own_spread
+    plain = copy.deepcopy(network)
+    plain.blend = None
+    examples = first.held_out.examples
+    assert independent(network, examples).loss == pytest.approx(first.published.loss, rel=1e-6)
+    assert network.blend is not None and first.published.loss < independent(plain, examples).loss
+    assert gate.agree(gate.evaluate(network, examples).loss, first.published.loss)
 
 
 def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:

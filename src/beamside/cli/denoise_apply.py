@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beamside.cli.denoise_jobs import Job, jobs_of, read_image, refuse_movie, refuse_same_files
 from beamside.cli.durations import check_watching, duration_s
 from beamside.errors import FormatError, InputError, OptionError
 
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from beamside.denoise.normalise import Scale
     from beamside.sources.settling import Signature
 
-_POLL_S = 0.5
-_IDLE_CLOSE_S, _SETTLE_S = 600.0, 3.0
-_SUM_NAMES = ("", "_full", "_sum")
-"""What a sum may be called beside its halves NAME_even and NAME_odd."""
+SETTLE_S = 3.0
 _REFUSED = 2
+Line = Callable[[str, int, int], None]
+"""Told the name of a micrograph, the tiles that are done, and how many there are."""
 
 
 def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,14 +47,6 @@ def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--device", default="auto", help="auto, cpu or cuda")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One micrograph: a sum, or two halves to be added; and where it goes."""
-
-    inputs: tuple[Path, ...]
-    output: Path
-
-
 def run(args: argparse.Namespace) -> int:
     """Denoise; 0, or 2 when a micrograph had to be set aside.
 
@@ -63,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError: options that contradict each other.
         InputError: an input is absent, files.distinct, or nothing to denoise.
     """
-    check_watching(args, settle_s=_SETTLE_S)
+    check_watching(args, settle_s=SETTLE_S)
     for path in args.micrographs:
         if not path.exists():
             raise InputError("there is no such file or folder.", where=str(path), remedy="Check the spelling.")
@@ -73,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     worker = Worker(args)
     if args.watch:
-        return _watch(args, worker)
+        from beamside.cli.denoise_watch import Watch
+
+        return Watch(args, worker).run()
     jobs, alone = jobs_of(args.micrographs, args.out)
     refuse_same_files(jobs)
     if len(jobs) == 1:
@@ -82,88 +75,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("has published no model yet.", where=args.model, remedy="Wait for one, or give --watch.")
     worker.set_aside |= alone
     return worker.all(jobs)
-
-
-def jobs_of(inputs: Sequence[Path], out: Path) -> tuple[list[Job], dict[Path, str]]:
-    """What there is to do, and the halves that lie alone. Halves beside their sum are left to it; without it added.
-
-    Raises:
-        InputError: two micrographs of one name.
-    """
-    from beamside.sources import pairing
-    from beamside.sources.settling import walk
-
-    paths: dict[Path, Path] = {}
-    for given in inputs:
-        found = walk(given, pairing.IMAGE_SUFFIXES, lambda names: "run.json" in names) if given.is_dir() else [given]
-        base = given if given.is_dir() else given.parent
-        paths |= {path: base for path in found if not (_inside(out, base) and _inside(path, out))}
-    jobs: dict[Path, Job] = {}
-    alone: dict[Path, str] = {}
-    for candidate in pairing.pair_up(paths):
-        # A half that was named itself, without the other, is denoised as any image.
-        first = candidate.first
-        relative = first.relative_to(paths[first])
-        name = pair_name(first) if candidate.second is not None else relative.stem
-        if _sum_of(first) is not None and first not in inputs:
-            continue
-        if candidate.missing and first not in inputs:
-            alone[first] = f"{first}: {candidate.missing} is missing. Give it, or name this file itself."
-            continue
-        output = out / relative.parent / f"{name}.mrc"
-        if output in jobs:
-            raise InputError(
-                f"and {jobs[output].inputs[0]} would both become {output}.",
-                where=str(first),
-                remedy="Denoise them into two folders.",
-            )
-        jobs[output] = Job(candidate.files, output)
-    return list(jobs.values()), alone
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
-
-
-def pair_name(half: Path) -> str:
-    """NAME of NAME_even.mrc."""
-    from beamside.sources.pairing import half_of
-
-    named = half_of(half)
-    return half.stem if named is None else Path(named[0]).stem
-
-
-def _sum_of(half: Path) -> Path | None:
-    """The sum that lies beside a half."""
-    from beamside.sources.pairing import half_of
-
-    if half_of(half) is None:
-        return None
-    beside = (half.with_name(f"{pair_name(half)}{ending}{half.suffix}") for ending in _SUM_NAMES)
-    return next((path for path in beside if path.exists()), None)
-
-
-def refuse_same_files(jobs: Sequence[Job]) -> None:
-    """files.distinct: no output is an input, by whatever name.
-
-    Raises:
-        InputError: the same path, a symbolic or a hard link.
-    """
-    inputs = {}
-    for job in jobs:
-        for path in job.inputs:
-            there = path.stat()
-            inputs[there.st_dev, there.st_ino] = path
-    for job in jobs:
-        if job.output.exists():
-            there = job.output.stat()
-            same = inputs.get((there.st_dev, there.st_ino))
-            if same is not None:
-                raise InputError(
-                    f"files.distinct: is the same file as {same}; writing it would destroy the input.",
-                    where=str(job.output),
-                    remedy="Give another folder for the denoised micrographs.",
-                )
 
 
 def use_threads(threads: int | None) -> None:
@@ -254,7 +165,7 @@ class Worker:
             raise InputError("hold no micrographs.", where="MICROGRAPHS", remedy="Give MRC or TIFF images.")
         begun = time.monotonic()
         for number, job in enumerate(jobs):
-            self.one(job, _Line(number, len(jobs), begun))
+            self.one(job, MovingLine(number, len(jobs), begun))
         return self.summary()
 
     def summary(self) -> int:
@@ -264,16 +175,24 @@ class Worker:
         print(f"{self.done} micrographs denoised, {len(self.set_aside)} set aside")
         return _REFUSED if self.set_aside else 0
 
-    def one(self, job: Job, line: Callable[[str, int, int], None]) -> None:
+    def one(self, job: Job, line: Line) -> None:
         """One micrograph; what cannot be read is set aside."""
-        name = job.inputs[0].name
         try:
-            self.check(job)
-            image, scale = self._read(job)
+            result = self.make(job, line)
         except (FormatError, InputError) as error:
             self.set_aside[job.output] = error.paragraph()
             return
-        self.set_aside.pop(job.output, None)
+        self.keep(job, result)
+
+    def make(self, job: Job, line: Line) -> NDArray[np.float32]:
+        """The denoised micrograph, not yet written.
+
+        Raises:
+            FormatError: a file that is damaged or not complete.
+            InputError: what cannot be denoised.
+        """
+        self.check(job)
+        image, scale = self._read(job)
         self._warn_pixel_size(job.inputs[0])
         from beamside.denoise.ice import remove_ice
         from beamside.denoise.tiling import denoise
@@ -285,10 +204,16 @@ class Worker:
             scale=scale,
             tile_px=self.tile_px,
             device=self.device,
-            on_tile=lambda done, count: line(name, done, count),
+            on_tile=lambda done, count: line(job.inputs[0].name, done, count),
         )
+        del image
         if not self.keep_ice:
             remove_ice(result, image_info(job.inputs[0]).pixel_size_A)
+        return result
+
+    def keep(self, job: Job, result: NDArray[np.float32]) -> None:
+        """Write what `make` gave."""
+        self.set_aside.pop(job.output, None)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         _write(job.output, result, job.inputs[0])
         self.done += 1
@@ -333,13 +258,14 @@ class Worker:
             print(f"{text} Its result may be worse than it could be.", file=sys.stderr)
 
 
-class _Line:
+class MovingLine:
     """How far the work is, on one moving line of a terminal, or a line for each micrograph in a log."""
 
     def __init__(self, number: int, count: int, begun: float) -> None:
         self.number, self.count, self.begun = number, count, begun
 
     def __call__(self, name: str, done: int, tiles: int) -> None:
+        """So many tiles of this micrograph are done."""
         share = (self.number + done / tiles) / self.count
         left = round((time.monotonic() - self.begun) * (1 - share) / share)
         text = f"{self.number + 1} of {self.count}  {name}  {100 * share:.0f} %, ETA {left // 60}:{left % 60:02d}"
@@ -347,26 +273,6 @@ class _Line:
             print(f"\r\x1b[K{text}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
         elif done == tiles:
             print(text, file=sys.stderr, flush=True)
-
-
-def read_image(path: Path) -> NDArray[np.float32]:
-    """The one image of an MRC or TIFF file, (H, W) float32."""
-    from beamside.sources.movies import read_frames
-
-    return next(iter(read_frames(path)))
-
-
-def refuse_movie(path: Path) -> None:
-    """InputError for a file of several images."""
-    from beamside.sources.movies import image_info
-
-    info = image_info(path)
-    if info.frames != 1:
-        raise InputError(
-            f"holds {info.frames} images of {info.width_px} x {info.height_px} px: it is a movie, stack or volume.",
-            where=str(path),
-            remedy="Denoise the sum of a movie, one image a file.",
-        )
 
 
 def _write(output: Path, image: NDArray[np.float32], source: Path) -> None:
@@ -379,33 +285,3 @@ def _write(output: Path, image: NDArray[np.float32], source: Path) -> None:
         write_like(output, image, source, "beamside denoise")
     else:
         write_stack(output, image[None], image_info(source).pixel_size_A)
-
-
-def _watch(args: argparse.Namespace, worker: Worker) -> int:
-    """Denoise what has settled, until nothing has come for --idle-close."""
-    from beamside.sources.settling import Settling
-
-    settling = Settling(args.settle or _SETTLE_S, time.monotonic)
-    idle_close_s = args.idle_close or _IDLE_CLOSE_S
-    done: dict[Path, tuple[Signature | None, ...]] = {}
-    looked: dict[Path, tuple[Signature | None, ...]] = {}
-    last = time.monotonic()
-    if not worker.model.refresh():
-        print(f"beamside: {args.model} has published no model yet; waiting for one.", file=sys.stderr, flush=True)
-    while time.monotonic() - last < idle_close_s:
-        jobs, alone = jobs_of(args.micrographs, args.out)
-        open_jobs = [job for job in jobs if job.output in done or not job.output.exists()]
-        for job in open_jobs:
-            state = tuple(settling.look(path) for path in job.inputs)
-            if looked.get(job.output) != state:
-                looked[job.output], last = state, time.monotonic()
-            settled = all([settling.settled(path) for path in job.inputs])
-            if done.get(job.output) == state or not settled or not worker.model.refresh():
-                continue
-            refuse_same_files([job])
-            worker.one(job, _Line(worker.done, worker.done + 1, time.monotonic()))
-            done[job.output], last = state, time.monotonic()
-        time.sleep(_POLL_S)
-    waiting = [job for job in open_jobs if job.output not in done]
-    worker.set_aside |= alone | {job.output: f"{job.inputs[0]}: no model came in time." for job in waiting}
-    return worker.summary()

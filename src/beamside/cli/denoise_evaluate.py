@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beamside.cli.denoise_apply import Model, device_of, pair_name, read_image, refuse_movie, use_threads
+from beamside.cli.denoise_apply import Model, device_of, use_threads
+from beamside.cli.denoise_jobs import pair_name, read_image, refuse_movie
 from beamside.errors import InputError
 
 if TYPE_CHECKING:

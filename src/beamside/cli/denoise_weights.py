@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,9 @@ def _export(args: argparse.Namespace) -> int:
     out = args.out or beside.with_name(beside.name + endings[args.to])
     if out.exists() and out.resolve() == path.resolve():
         raise InputError("files.distinct: is the model itself.", where=str(out), remedy="Give another path by --out.")
+    if network.blend is not None and args.to != "safetensors":
+        text = "beamside: the form holds the network alone; what 'apply' adds by frequency (its blend) is not in it."
+        print(text, file=sys.stderr)
     try:
         if args.to == "safetensors":
             write_model(out, network, card)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from beamside.compute.heap import give_back
 from beamside.compute.lanes import available_threads
-from beamside.denoise import blindspot, gate, stored
+from beamside.denoise import blend_fit, blindspot, gate, stored
 from beamside.denoise.blur import gaussian_blur
 from beamside.denoise.gate import Score, Verified
 from beamside.denoise.guards import GUARDS
@@ -25,8 +25,8 @@ from beamside.denoise.intake import Intake, with_roles
 from beamside.denoise.loader import CropLoader
 from beamside.denoise.loss import Tally
 from beamside.denoise.micrograph import HELD_OUT, TRAIN, Micrograph, Pixels
-from beamside.denoise.model_file import Card, pack_model, unpack_model
-from beamside.denoise.networks import build
+from beamside.denoise.model_file import UNEQUAL_PAIRS, Card, pack_model, unpack_model
+from beamside.denoise.networks import Network, build
 from beamside.denoise.options import DenoiseOptions
 from beamside.denoise.precision import fast_bf16
 from beamside.denoise.training import Trainer
@@ -37,6 +37,10 @@ from beamside.run.guard import Guard
 CHUNK_STEPS = 25
 _FIRST_MICROGRAPHS, _MOST_AT_ONCE = 4, 16
 _LESSON_SIGMA_PX = 4.0
+_BLEND_CROPS, _FIRST_BLEND_CROPS = 12, 4
+"""Of each micrograph that a blend is fitted to: of the last model, and of those before it."""
+_DETAIL_OF_UNEQUAL = 0.25
+"""A frame has hardly any detail above its noise; its coarse part is to be learned first."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +207,11 @@ class Denoiser:
 
     def _train(self) -> None:
         trainer = self.trainer
+        trainer.detail = self.options.detail * (_DETAIL_OF_UNEQUAL if self._mostly_unequal() else 1)
         end = min(trainer.steps + CHUNK_STEPS, self.round_ends_at)
         while trainer.steps < end and not trainer.done:
             inputs, targets, weight = self._batch()
-            trainer.step(inputs, targets, weight, self._lesson(inputs))
+            trainer.step(inputs, targets, weight, self._lesson(inputs), self.loader.levels)
         self.train_loss = trainer.tally.mean
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -230,6 +235,10 @@ class Denoiser:
             return None
         sigma = self.held_out.controls.blur_sigma_px if self.held_out.examples else _LESSON_SIGMA_PX
         return torch.stack([gaussian_blur(image[0], sigma)[None] for image in inputs])
+
+    def _mostly_unequal(self) -> bool:
+        unequal = [member.unequal for member in self.loader.members.values()]
+        return 2 * sum(unequal) > len(unequal)
 
     def _progress(self, label: str, *, ended: bool) -> Progress:
         trainer = self.trainer
@@ -261,6 +270,7 @@ class Denoiser:
     def evaluation(self) -> Evaluation:
         """Score the averaged weights, and let the model through the gate if it is better than the published one."""
         examples, network, controls = self.held_out.examples, self.trainer.average, self.held_out.controls
+        self._blend(network)
         score, fresh, model = gate.evaluate(network, examples), None, b""
         reasons = gate.objections(score, controls)
         if not reasons and score.loss < self._published_loss():
@@ -279,6 +289,18 @@ class Denoiser:
         if not reasons and _confirmed(result):
             self.published = Published(model, self.trainer.steps, again.loss, self.held_out.version)
         return result
+
+    def _blend(self, network: Network) -> None:
+        """Give it a blend, fitted to training micrographs, where pairs are unequal and the held-out loss falls."""
+        examples, network.blend = self.held_out.examples, None
+        training = [m for m in self.micrographs if m.role == TRAIN]
+        if not any(m.unequal for m in training):
+            return
+        plain = gate.independent(network, examples).loss
+        crops_each = _BLEND_CROPS if self.trainer.done else _FIRST_BLEND_CROPS
+        network.blend = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, crops_each))
+        if not gate.independent(network, examples).loss < plain:
+            network.blend = None
 
     def _published_loss(self) -> float:
         """Of the published model on the present held-out set, which may have grown since."""
@@ -302,7 +324,8 @@ class Denoiser:
             "bf16": self.trainer.bf16,
         }
         figures = gate.figures(score, self.held_out.controls)
-        return Card(self.options.network, pixel_A or None, self.pairs, figures, provenance)
+        pairs = UNEQUAL_PAIRS if self._mostly_unequal() else self.pairs
+        return Card(self.options.network, pixel_A or None, pairs, figures, provenance)
 
     def snapshot(self) -> Snapshot:
         """The published model's bytes, the last one's once finished, and what the scores are."""

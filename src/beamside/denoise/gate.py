@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from beamside.denoise import witness
 from beamside.denoise.held_out import Controls, Example
 from beamside.denoise.loss import Comparison, Tally
-from beamside.denoise.networks import Network
+from beamside.denoise.networks import Network, at_level
 
 AGREEMENT = 1e-6
 """Largest relative difference between two passes over the same examples."""
@@ -61,8 +61,8 @@ def evaluate(network: Network, examples: Sequence[Example]) -> Score:
     device = next(network.parameters()).device
     tally, moments = Tally(), np.zeros(6)
     for batch in _batches(examples):
-        x, y, w = (torch.from_numpy(array)[:, None].to(device) for array in batch)
-        output = network(x)
+        x, y, w, level = (torch.from_numpy(array)[:, None].to(device) for array in batch)
+        output = at_level(network, x, level)
         tally.add(output, y, w)
         o, t, w = output.double(), y.double(), w.double()
         terms = (w, w * o, w * t, w * o * o, w * t * t, w * o * t)
@@ -71,7 +71,7 @@ def evaluate(network: Network, examples: Sequence[Example]) -> Score:
 
 
 def _batches(examples: Sequence[Example]) -> list[tuple[NDArray[np.float32], ...]]:
-    """Stacks (b, h, w) of inputs, targets and weights."""
+    """Stacks (b, h, w) of inputs, targets and weights, and the levels (b, 1, 1)."""
     shapes: dict[tuple[int, ...], list[Example]] = {}
     for example in examples:
         shapes.setdefault(example.input.shape, []).append(example)
@@ -80,6 +80,7 @@ def _batches(examples: Sequence[Example]) -> list[tuple[NDArray[np.float32], ...
             np.stack([e.input for e in group[at : at + _BATCH]]),
             np.stack([e.target for e in group[at : at + _BATCH]]),
             np.stack([np.ones_like(e.input) if e.weight is None else e.weight for e in group[at : at + _BATCH]]),
+            np.array([e.level for e in group[at : at + _BATCH]], dtype=np.float32)[:, None, None],
         )
         for group in shapes.values()
         for at in range(0, len(group), _BATCH)
@@ -99,8 +100,12 @@ def independent(network: Network, examples: Sequence[Example]) -> Score:
     device = next(network.parameters()).device
     found = Comparison()
     for example in examples:
-        output = network(torch.from_numpy(example.input)[None, None].to(device))[0, 0].cpu().numpy()
-        found.add(output, example.target, example.weight)
+        level = np.float32(example.level)
+        shown = example.input / level
+        output = network(torch.from_numpy(shown)[None, None].to(device))[0, 0].cpu().numpy()
+        if network.blend is not None:
+            network.blend.add_to(output, shown)
+        found.add(output * level, example.target, example.weight)
     return Score(found.mean, found.correlation, found.offset, found.pixels)
 
 

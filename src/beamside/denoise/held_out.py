@@ -26,11 +26,15 @@ Mask = Callable[[Image, int], tuple[Image, Image]]
 
 @dataclass(frozen=True)
 class Example:
-    """An input and what it is compared with, (h, w) each; weight is 1 where a pixel counts, None: everywhere."""
+    """An input and what it is compared with, (h, w) each; weight is 1 where a pixel counts, None: everywhere.
+
+    level: the input's spread, in the target's where a pair is of unequal noise; see `networks.at_level`.
+    """
 
     input: Image
     target: Image
     weight: Image | None = None
+    level: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class HeldOut:
         for y, x, height, width in boxes:
             first, second = micrograph.crop(pixels, y, x, height, width)
             if mask is None:
-                self.examples += [Example(first, second), Example(second, first)]
+                levels = micrograph.levels
+                self.examples += [against(first, second, *levels), against(second, first, *levels[::-1])]
             else:
                 hidden, weight = mask(first, len(self.examples))
                 self.examples.append(Example(hidden, first, weight))
@@ -75,6 +80,14 @@ class HeldOut:
         if self._controls is None:
             self._controls = measure_controls(self.examples)
         return self._controls
+
+
+def against(image: Image, partner: Image, level: float, partner_level: float) -> Example:
+    """Both directions count alike, whatever their noise: everything is in units of the partner's spread."""
+    if partner_level == 1:
+        return Example(image, partner, None, level)
+    unit = np.float32(partner_level)
+    return Example(image / unit, partner / unit, None, level / partner_level)
 
 
 def crops_within(memory_bytes: int, *, single: bool) -> tuple[int, int]:

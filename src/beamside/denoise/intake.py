@@ -61,6 +61,7 @@ class Intake:
         found = Micrograph(key, height, width, tile, scale, 0, 0, cost, role, 0, height)
         if self.single:
             return found
+        found = found.at_levels(*(robust_scale(image, where=key).spread / scale.spread for image in pixels))
         if shared_noise(pixels[0], pixels[1]) > DEPENDENT:
             self.dependent.append(key)
             return None

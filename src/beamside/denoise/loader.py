@@ -43,7 +43,10 @@ class _Slot:
 
 
 class CropLoader:
-    """Batches of crop pairs (B, 2, c, c) float32, dihedral and half-swap augmentation applied."""
+    """Batches of crop pairs (B, 2, c, c) float32, dihedral and half-swap augmentation applied.
+
+    levels: (B, 2) of the batch that was drawn last (`Micrograph.levels`).
+    """
 
     def __init__(self, pixels: Pixels, crop_px: int, budget_bytes: int, seed: int) -> None:
         self.pixels, self.crop_px, self.budget_bytes, self.seed = pixels, crop_px, budget_bytes, seed
@@ -55,6 +58,7 @@ class CropLoader:
         self._prepared: Future[Tensor] | None = None
         self._rng = np.random.default_rng([seed, 1])
         self._thread: ThreadPoolExecutor | None = None
+        self.levels = torch.ones(0, 2)
 
     def join(self, micrographs: Sequence[Micrograph]) -> None:
         """New micrographs come before the rest of the present round over all of them."""
@@ -69,9 +73,13 @@ class CropLoader:
         """The next batch."""
         self._fill()
         out = np.empty((count, 2, self.crop_px, self.crop_px), dtype=np.float32)
+        levels = []
         for target in out:
             slot = int(self._rng.integers(len(self._slots)))
-            target[...] = augmented(self._take(slot), self._rng)
+            member = self.members[self._slots[slot].visit.key]
+            target[...], swapped = augmented(self._take(slot), self._rng)
+            levels.append(member.levels[::-1] if swapped else member.levels)
+        self.levels = torch.tensor(levels)
         return torch.from_numpy(out)
 
     def close(self) -> None:
@@ -181,8 +189,8 @@ def draw_corners(member: Micrograph, count: int, crop_px: int, rng: np.random.Ge
     return [(int(y), int(x)) for y, x in zip(ys, xs, strict=True)]
 
 
-def augmented(pair: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """One of the 8 symmetries of the square, and with even chance the halves exchanged; (2, c, c)."""
+def augmented(pair: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], int]:
+    """One of the 8 symmetries of the square, with even chance the halves exchanged: (2, c, c), and 1 if they are."""
     swap, turns, flip = int(rng.integers(2)), int(rng.integers(4)), int(rng.integers(2))
     pair = np.rot90(pair[::-1] if swap else pair, turns, axes=(1, 2))
-    return pair[:, ::-1] if flip else pair
+    return pair[:, ::-1] if flip else pair, swap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,8 @@ from beamside.run.engine import Batch
 
 TRAIN, HELD_OUT = "train", "held out"
 _HELD_OUT_SHARE = 0.1
+UNEQUAL = 1.15
+"""Two images whose spreads differ by more have each a level of their own."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Micrograph:
     """top, bottom: rows that belong to its role. dy_px, dx_px: where the second image's features lie.
 
     tile_px: side of the patches it is made of, 0 for a continuous image. load_bytes: the memory that reading it takes.
+    levels: spread of either image in units of `scale`'s; both 1 where they are nearly the same, as of halves.
     """
 
     key: str
@@ -34,6 +37,7 @@ class Micrograph:
     role: str
     top: int
     bottom: int
+    levels: tuple[float, float] = (1.0, 1.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -42,7 +46,18 @@ class Micrograph:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse."""
-        return cls(**{**values, "scale": Scale(**values["scale"])})
+        first, second = values.get("levels", (1.0, 1.0))
+        return cls(**{**values, "scale": Scale(**values["scale"]), "levels": (first, second)})
+
+    def at_levels(self, first: float, second: float) -> Self:
+        """With the spreads of its two images, in units of `scale`'s."""
+        unequal = max(first, second) > UNEQUAL * min(first, second)
+        return replace(self, levels=(first, second) if unequal else (1.0, 1.0))
+
+    @property
+    def unequal(self) -> bool:
+        """Whether one image is much noisier than the other, as a frame beside the sum of all others."""
+        return self.levels != (1.0, 1.0)
 
     @property
     def rows(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beamside.denoise.blend import Blend
 from beamside.denoise.networks import NAMES, Network, build
 from beamside.errors import BeamsideError, FormatError
 
@@ -27,6 +28,7 @@ PROBE_TOLERANCE = 1e-4
 """Largest difference from the stored answer, in its standard deviations. The order of sums on another processor gives
 1e-6; weights in another layout give about 1."""
 _PROBE_PX = 64
+UNEQUAL_PAIRS = "unequal"
 _KEY, _SUM = "beamside", "sha256"
 _PROBE_IN, _PROBE_OUT = "probe.input", "probe.output"
 _REMEDY = "Use another copy of this file, or the run that made it."
@@ -38,10 +40,11 @@ class Card:
 
     network: one of `networks.NAMES`.
     pixel_size_A: of the micrographs it was trained on; None for a range of them or unknown.
-    pairs: "halves" when trained on pairs with independent noise, "single" when on sums by a blind spot, "given" for
-    weights of other programs.
+    pairs: "halves" when trained on pairs with independent noise, "unequal" when one image of most pairs was much
+    noisier than the other, "single" when on sums by a blind spot, "given" for weights of other programs.
     score: held-out figures of the gate, see `gate.Score`; empty when nothing was held out.
     provenance: versions, options, seed, steps, names of the training micrographs, and the like.
+    blend: weights of `blend.Blend`; None for the network alone.
     """
 
     network: str
@@ -49,6 +52,7 @@ class Card:
     pairs: str
     score: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    blend: Mapping[str, Any] | None = None
 
 
 def probe_input() -> NDArray[np.float32]:
@@ -82,7 +86,9 @@ def pack_model(network: Network, card: Card) -> bytes:
         raise ValueError(f"the card says {card.network}, the network is {network.name}")
     patch = probe_input()
     arrays = weights_of(network) | {_PROBE_IN: patch, _PROBE_OUT: answer(network, patch)}
-    said = {"format": FORMAT, **asdict(card)}
+    said = {"format": FORMAT, **asdict(card), "blend": None if network.blend is None else network.blend.to_json()}
+    if said["blend"] is None:
+        del said["blend"]
     bare = bytes(save(arrays, metadata={_KEY: _text(said)}))
     # One entry only: the writer puts several in a random order, and the same model shall be the same bytes.
     return bytes(save(arrays, metadata={_KEY: _text({**said, _SUM: _checksum(*_split(bare))})}))
@@ -121,6 +127,8 @@ def unpack_model(data: bytes, *, where: str) -> tuple[Network, Card]:
     arrays = _arrays(data, where)
     card = _card(said, where)
     network = build(card.network)
+    network.by_own_spread = card.pairs == UNEQUAL_PAIRS
+    network.blend = _blend(card, where)
     weights = {name: array for name, array in arrays.items() if name not in (_PROBE_IN, _PROBE_OUT)}
     load_weights(network, weights, where=where)
     check_canary(network, arrays[_PROBE_IN], arrays[_PROBE_OUT], where=where)
@@ -223,6 +231,15 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
     if any(probe is None or probe.shape != (1, 1, _PROBE_PX, _PROBE_PX) for probe in probes):
         raise FormatError(f"holds no probe of {_PROBE_PX} px.", where=where, remedy=_REMEDY)
     return arrays
+
+
+def _blend(card: Card, where: str) -> Blend | None:
+    if card.blend is None:
+        return None
+    try:
+        return Blend.from_json(card.blend)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"its blend is not understood ({error}).", where=where, remedy="Update beamside.") from error
 
 
 def _card(said: Mapping[str, Any], where: str) -> Card:

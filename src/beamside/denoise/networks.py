@@ -13,12 +13,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from beamside.errors import OptionError
+
+if TYPE_CHECKING:
+    from beamside.denoise.blend import Blend
 
 Span = tuple[int, int]
 """First and last index along one axis, both included."""
@@ -31,6 +35,10 @@ class Network(nn.Module, ABC):
     """A denoiser of normalised micrographs."""
 
     name: str
+    by_own_spread = False
+    """It learned from pairs of unequal noise, each image at its own spread, and so it is used."""
+    blend: Blend | None = None
+    """What is made of its result and the image, once it has been over all of the micrograph."""
     stride: int
     """Tiles begin on multiples of this many pixels; sizes are multiples of it."""
 
@@ -176,6 +184,18 @@ def build(name: str) -> Network:
     if name not in _BUILDERS:
         raise OptionError(f"there is no network '{name}'.", remedy=f"Give one of {', '.join(NAMES)}.")
     return _BUILDERS[name]()
+
+
+def at_level(network: Network, x: Tensor, level: Tensor) -> Tensor:
+    """What `network` makes of images (B, 1, H, W) whose spreads are `level`, (B, 1, 1, 1): it sees them at spread 1."""
+    shown = x / level
+    output: Tensor = network(shown)
+    if network.blend is not None:
+        results = output.cpu().numpy()
+        for result, image in zip(results, shown.cpu().numpy(), strict=True):
+            network.blend.add_to(result[0], image[0])
+        output = torch.from_numpy(results).to(x.device)
+    return output * level
 
 
 def kmac_per_pixel(network: Network) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.denoise.blend import Blend
 from beamside.denoise.micrograph import TRAIN, Micrograph
 from beamside.denoise.model_file import pack_model
 from beamside.run.engine import Batch, Snapshot, State
@@ -43,6 +44,7 @@ def state_of(engine: Denoiser) -> State:
         "floor_reached": engine.floor_reached,
         "bf16": engine.trainer.bf16,
         "published": None,
+        "blend": None if (blend := engine.trainer.average.blend) is None else blend.to_json(),
     }
     if engine.published is not None:
         arrays["published"] = as_array(engine.published.model)
@@ -69,6 +71,8 @@ def restore(engine: Denoiser, state: State, batches: Sequence[Batch]) -> None:
     for name in _COUNTERS:
         setattr(engine, name, values[name])
     engine.losses = list(values["losses"])
+    blend = values.get("blend")
+    engine.trainer.average.blend = None if blend is None else Blend.from_json(blend)
     reached = values["floor_reached"]
     engine.floor_reached = None if reached is None else (reached[0], reached[1])
     if values["published"] is not None:

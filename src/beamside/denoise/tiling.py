@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module, functional
 
+from beamside.compute.heap import give_back
+from beamside.denoise.blend import Blend
 from beamside.denoise.depth import Depth, depth_of
 from beamside.denoise.networks import UNSHUFFLE, Network, Plain, UNet
 from beamside.denoise.normalise import CLIP, Scale, robust_scale
@@ -131,15 +133,17 @@ def denoise(
 ) -> NDArray[np.float32]:
     """The denoised micrograph (H, W), float32, in the units of `image` (H, W).
 
-    scale: of the whole micrograph; that of a sum for a network trained on halves by default. Pixels that are not
-    finite count as its mean. precision: of the activations; the fastest of the device by default. on_tile: told after
-    each tile.
+    scale: of the whole micrograph; that of a sum for a network trained on halves by default. A network that learned
+    from pairs of unequal noise takes the image's own spread instead of it. Pixels that are not finite count as its
+    mean. precision: of the activations; the fastest of the device by default. on_tile: told after each tile.
 
     Raises:
         OptionError: a tile smaller than the network's stride.
         InputError: no pixel is finite, or all are equal.
     """
     scale = scale or sum_scale(image, "halves")
+    if network.by_own_spread:
+        scale = Scale(scale.mean, robust_scale(image).spread)
     precision = precision or fastest_precision(device)
     if tile_px is None:
         tile_px = default_tile_px(network, precision)
@@ -152,7 +156,25 @@ def denoise(
         for number, tile in enumerate(plan):
             out[slice(*tile.rows), slice(*tile.columns)] = _one_tile(own, image, scale, tile, depth)
             on_tile(number + 1, len(plan))
+    if network.blend is not None:
+        _blended(network.blend, out, image, scale)
     return out
+
+
+def _blended(blend: Blend, out: NDArray[np.float32], image: NDArray[Any], scale: Scale) -> None:
+    """In place, on the scale that the network saw; what lies beyond its limits stays as it is."""
+    give_back()
+    change = blend.change(_on_scale(out, scale), _on_scale(image, scale))
+    change *= np.float32(scale.spread)
+    out += change
+
+
+def _on_scale(image: NDArray[Any], scale: Scale) -> NDArray[np.float32]:
+    """`scale.normalise(image)`, some rows at a time: only one image is made."""
+    made = np.empty(image.shape, dtype=np.float32)
+    for at in range(0, image.shape[0], _STRIP_VALUES):
+        made[at : at + _STRIP_VALUES] = scale.normalise(image[at : at + _STRIP_VALUES])
+    return made
 
 
 def _one_tile(

@@ -27,6 +27,9 @@ DETAIL_BLOCK_PX = 16
 _WEIGHT_DECAY = 1e-4
 _BETAS = (0.9, 0.95)
 """With the usual 0.999 the second moment lags behind gradients that grow, and U-Nets without normalisation blow up."""
+_TRUST_POWER = -1 / 3
+"""Of a target's spread, for its error. With 0 the frames' noise drowns what is learned from the sums, their partners;
+with -1, which is best for that direction, the other one is not learned."""
 _LARGEST_GRADIENT = 0.2
 """Healthy norms are 0.04 to 0.1."""
 _AVERAGE = 0.998
@@ -72,22 +75,28 @@ class Trainer:
         passed = (self.steps - self.cool_from + 1) / (self.total - self.cool_from + 1)
         return rate * 0.5 * (1 + math.cos(math.pi * passed))
 
-    def step(self, inputs: Tensor, targets: Tensor, weight: Tensor | None, lesson: Tensor | None = None) -> None:
+    def step(
+        self, inputs: Tensor, targets: Tensor, weight: Tensor | None, lesson: Tensor | None = None,
+        levels: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """One optimiser step on (B, 1, h, w); the loss is a mean over the pixels that count.
 
         lesson: what to learn instead of the targets; the loss that is counted is that against the targets.
+        levels: (B, 2) spreads of inputs and targets, 1 by default. An error against a noisy target counts less.
         """
         x = inputs.to(self.device, memory_format=torch.channels_last)
         y = targets.to(self.device)
+        both = torch.ones(len(x), 2) if levels is None else levels
+        level, partner = both.to(self.device)[:, :, None, None, None].unbind(1)
         for group in self.optimiser.param_groups:
             group["lr"] = self.present_rate()
         with autocast(self.device, enabled=self.bf16):
-            output = self.network(x)
-        output = output.float()
+            output = self.network(x / level)
+        output = output.float() * level
         if lesson is not None:
             loss = (output - lesson.to(self.device)).square().mean()
         else:
-            loss = objective(output - y, weight, self.detail)
+            loss = objective((output - y) * partner**_TRUST_POWER, weight, self.detail)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)

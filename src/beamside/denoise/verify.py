@@ -1,8 +1,8 @@
 """`python -m beamside.denoise.verify`: score a model from its bytes, in a process that knows nothing else.
 
 Standard input: pieces, each after 8 bytes (little endian) with its length: the model file, the number of threads as a
-safetensors file, and one such file an example (`input`, `target`, `weight`); a length of 0, or the end, ends them.
-Standard output: the score as JSON, or `{"fault": why}` when the model cannot be read.
+safetensors file, and one such file an example (`input`, `target`, `level`, `weight`); a length of 0, or the end, ends
+them. Standard output: the score as JSON, or `{"fault": why}` when the model cannot be read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pieces(model: bytes, examples: Sequence[Example], threads: int) -> Iterator[
     yield _long(model)
     yield piece({_THREADS: np.array([threads])})
     for example in examples:
-        arrays = {"input": example.input, "target": example.target}
+        arrays = {"input": example.input, "target": example.target, "level": np.array([example.level])}
         yield piece(arrays if example.weight is None else {**arrays, "weight": example.weight})
 
 
@@ -70,7 +70,10 @@ def answer_from(stream: Readable) -> str:
 
     model, settings, *rest = _read(stream)
     torch.set_num_threads(int(load(settings)[_THREADS][0]))
-    examples = [Example(found["input"], found["target"], found.get("weight")) for found in map(load, rest)]
+    examples = [
+        Example(found["input"], found["target"], found.get("weight"), float(found["level"][0]))
+        for found in map(load, rest)
+    ]
     try:
         network, _ = unpack_model(model, where="the model as saved")
     except BeamsideError as error:

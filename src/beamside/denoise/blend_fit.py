@@ -1,0 +1,128 @@
+"""Which weights a blend should have: least squares against the partners of training micrographs.
+
+The weights are drawn towards the network alone, as strongly as predicts best the micrographs that were left out of the
+fit, one after the other: a few micrographs say little about the coarsest frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.fft import dctn
+
+from beamside.denoise.blend import KNOTS_PER_PX, LOWEST_PER_PX, Blend, Image, Weights, grain_of
+from beamside.denoise.held_out import grid, spread
+from beamside.denoise.micrograph import Micrograph, Pixels
+from beamside.denoise.networks import Network
+
+_RINGS = 200
+_HIGHEST_PER_PX = 0.71
+_RIDGES = (1e-4, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_RIDGE_OF_FEW, _LEAST_MICROGRAPHS = 0.1, 3
+"""Where there are too few micrographs to choose by."""
+MICROGRAPHS = 8
+"""At most as many are looked at."""
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the network made of an image, the image, and its partner, (H, W) on the scale that the network saw.
+
+    quieter: whether it is the less noisy image of its pair.
+    """
+
+    key: str
+    quieter: bool
+    output: Image
+    image: Image
+    partner: Image
+
+
+class Fit:
+    """Sums over looks of one kind by micrograph, from which its weights follow."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Matrix] = {}
+        self.grains: list[float] = []
+
+    def add(self, look: Look) -> None:
+        """Count one."""
+        self.grains.append(grain_of(look.image))
+        y, x = (np.arange(size) / (2 * size) for size in look.image.shape)
+        octaves = np.log(np.maximum(np.hypot(y[:, None], x), LOWEST_PER_PX) / LOWEST_PER_PX)
+        ring = (octaves / np.log(_HIGHEST_PER_PX / LOWEST_PER_PX) * _RINGS).astype(np.int64)
+        rings = np.minimum(ring, _RINGS - 1).ravel()
+        parts = (look.output, look.image, look.partner)
+        spectra = [np.asarray(dctn(part.astype(np.float64), norm="ortho")).ravel() for part in parts]
+        sums = self.sums.setdefault(look.key, np.zeros((3, 3, _RINGS)))
+        for i, one in enumerate(spectra):
+            for j, other in enumerate(spectra):
+                sums[i, j] += np.bincount(rings, one * other, _RINGS)
+
+    def weights(self) -> Weights:
+        """The best that are known."""
+        equations = [_equations(sums) for sums in self.sums.values()]
+        ridge = _RIDGE_OF_FEW
+        if len(equations) >= _LEAST_MICROGRAPHS:
+            ridge = max(_RIDGES, key=lambda each: _explained_unseen(equations, each))
+        network, image = _solved(equations, ridge).reshape(2, -1)
+        return Weights(float(np.median(self.grains)), tuple(map(float, network)), tuple(map(float, image)))
+
+
+Equations = tuple[Matrix, NDArray[np.float64]]
+
+
+def _equations(sums: Matrix) -> Equations:
+    """Left and right side of the normal equations: weights of the network at all knots, then of the image."""
+    knots, across = np.log(KNOTS_PER_PX), np.log(_HIGHEST_PER_PX / LOWEST_PER_PX)
+    centres = np.log(LOWEST_PER_PX) + (np.arange(_RINGS) + 0.5) / _RINGS * across
+    hats = np.stack([np.interp(centres, knots, row) for row in np.eye(knots.size)])
+    left = np.block([[(hats * sums[i, j]) @ hats.T for j in (0, 1)] for i in (0, 1)])
+    return left, np.concatenate([hats @ sums[i, 2] for i in (0, 1)])
+
+
+def _solved(equations: Sequence[Equations], ridge: float) -> NDArray[np.float64]:
+    """Least squares, drawn towards the network alone by `ridge` times what each weight is held by."""
+    left, right = (np.sum([part[side] for part in equations], axis=0) for side in (0, 1))
+    held = np.diag(left)
+    pull = ridge * held + 1e-9 * max(float(held.max()), 1e-30)
+    alone = np.repeat([1.0, 0.0], held.size // 2)
+    return np.asarray(np.linalg.solve(left + np.diag(pull), right + pull * alone))
+
+
+def _explained_unseen(equations: Sequence[Equations], ridge: float) -> float:
+    """By how much the squared error of micrographs falls, each with weights from all others."""
+    total = 0.0
+    for number, (left, right) in enumerate(equations):
+        found = _solved([*equations[:number], *equations[number + 1 :]], ridge)
+        total += float(2 * found @ right - found @ left @ found)
+    return total
+
+
+def fitted(looks: Iterable[Look]) -> Blend | None:
+    """None without any."""
+    fits: dict[bool, Fit] = {}
+    for look in looks:
+        fits.setdefault(look.quieter, Fit()).add(look)
+    found = sorted((fit.weights() for fit in fits.values()), key=lambda weights: weights.grain)
+    return Blend(tuple(found)) if found else None
+
+
+@torch.inference_mode()
+def looks_at(network: Network, micrographs: Sequence[Micrograph], pixels: Pixels, crops_each: int) -> Iterator[Look]:
+    """Crops of unequal pairs, in both directions."""
+    device = next(network.parameters()).device
+    chosen = [found for found in micrographs if found.unequal]
+    for member in chosen[:: max(1, -(-len(chosen) // MICROGRAPHS))]:
+        images = pixels.read(member.key)
+        for box in spread(list(grid(member, network.stride)), crops_each):
+            pair = member.crop(images, *box)
+            for own, level in enumerate(member.levels):
+                shown = pair[own] / np.float32(level)
+                output = network(torch.from_numpy(shown)[None, None].to(device))[0, 0].cpu().numpy()
+                yield Look(member.key, level < 1, output, shown, pair[1 - own] / np.float32(level))
