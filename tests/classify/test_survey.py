@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from beamside.classify import plan
 from beamside.classify.engine import Classifier
 from beamside.classify.options import ClassifyOptions
 from beamside.classify.slices import Latitudes, Slices
@@ -41,8 +42,9 @@ def test_a_volume_tells_views_apart_better_than_free_classes_do() -> None:
     assert found["auto"] > found["classes"] + 0.05, f"auto takes the volume where it is better: {found}"
 
 
-def test_noise_has_no_volume() -> None:
+def test_noise_has_no_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of noise alone: `auto` says that the volume explains nothing, and classes begin without it."""
+    monkeypatch.setattr(plan, "STARTS", 1)
     made = loud()
     images = np.random.default_rng(0).normal(size=(COUNT, scene.BOX, scene.BOX)).astype(np.float32)
     engine = Classifier.fresh(options(start="auto", iterations=3), scene.HEADER)
