@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beamside.denoise.report_picture import round_length, write_pictures
+from beamside.denoise.report_picture import write_pictures
+from beamside.optics.units import round_length
 
 
 @pytest.mark.parametrize(("most", "length"), [(100.0, 100.0), (99.0, 50.0), (499.0, 200.0), (7.0, 5.0), (0.3, 0.2)])

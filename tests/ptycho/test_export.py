@@ -14,9 +14,10 @@ import pytest
 
 from beamside.errors import InputError
 from beamside.formats.cxi import layout
+from beamside.optics.units import round_length
 from beamside.ptycho.export import frame_numbers, write_cxi, write_result
 from beamside.ptycho.panels import UNSEEN, panels, powers, probe_panel, seen_window, without_ramp
-from beamside.ptycho.picture import banner, bar_text, length_text, scale_bar_m, subline
+from beamside.ptycho.picture import banner, bar_text, length_text, subline
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
 
@@ -207,7 +208,7 @@ def test_a_probe_is_drawn_in_hue_and_brightness() -> None:
 
 @pytest.mark.parametrize(("field_m", "bar_m"), [(6.8e-6, 1e-6), (8e-6, 2e-6), (2.1e-6, 5e-7), (4e-9, 1e-9)])
 def test_the_scale_bar_is_a_round_length(field_m: float, bar_m: float) -> None:
-    assert scale_bar_m(field_m) == pytest.approx(bar_m)
+    assert round_length(field_m / 4) == pytest.approx(bar_m)
 
 
 @pytest.mark.parametrize(

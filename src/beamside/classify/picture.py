@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.optics.units import round_length
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
 
@@ -110,9 +111,7 @@ def extent_A(snapshot: Snapshot) -> float:
 
 def bar_A(snapshot: Snapshot) -> float:
     """A round length, the longest that takes no more than half of the box."""
-    most = extent_A(snapshot) / 2
-    unit = 10.0 ** math.floor(math.log10(most))
-    return max(step * unit for step in (1.0, 2.0, 5.0) if step * unit <= most)
+    return round_length(extent_A(snapshot) / 2)
 
 
 def columns(count: int) -> int:

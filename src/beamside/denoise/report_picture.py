@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.optics.units import round_length
+
 _LARGEST_PX = 1024
 _SPREADS = 3.5
 _OF_HALVES = (
@@ -67,9 +69,3 @@ def _bar(axes: Any, height: int, width: int, pixel_size_A: float) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.8}
     text = f"{length:g} {'A' if pixel_size_A else 'px'}"
     axes.text(0.05 * width, 0.925 * height, text, va="bottom", fontsize=9, bbox=box)
-
-
-def round_length(most: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten that is no more than `most`."""
-    unit = 10.0 ** np.floor(np.log10(most))
-    return float(max(step * unit for step in (1, 2, 5) if step * unit <= most))

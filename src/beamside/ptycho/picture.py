@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.optics.units import round_length
 from beamside.ptycho.panels import Panel, panels, phase_strip, powers, probe_panel
 from beamside.run.engine import Snapshot
 from beamside.run.guard import Verdict
@@ -85,7 +86,7 @@ def _strip(page: Image, pen: ImageDraw, colours: NDArray[np.uint8], at: tuple[in
 
 
 def _scale_bar(pen: ImageDraw, snapshot: Snapshot, field_m: float, middle: int) -> None:
-    bar_m = scale_bar_m(field_m)
+    bar_m = round_length(field_m / 4)
     right = _GAP_PX + round(_OBJECT_PX * bar_m / field_m)
     pen.rectangle((_GAP_PX, middle - 2, right, middle + 2), "black")
     pen.text((right + 6, middle), bar_text(snapshot, bar_m), "black", _font(11), "lm")
@@ -173,12 +174,6 @@ def bar_text(snapshot: Snapshot, bar_m: float) -> str:
     if snapshot.notes.get("nominal_lengths"):
         return f"{bar_m / float(snapshot.notes['pixel_size_m'][1]):.3g} px"
     return length_text(bar_m)
-
-
-def scale_bar_m(field_m: float) -> float:
-    """The longest of 1, 2, 5 times a power of ten that is at most a quarter of the field."""
-    power = 10.0 ** math.floor(math.log10(field_m / 4))
-    return max(step * power for step in (1, 2, 5) if step * power <= field_m / 4 * (1 + 1e-9))
 
 
 def length_text(length_m: float) -> str:
