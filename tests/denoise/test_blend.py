@@ -60,8 +60,8 @@ def test_the_weights_that_made_a_partner_are_found() -> None:
         image, output = signal(seed) + noise(100 + seed), noise(300 + seed)
         partner = (0.5 * output + 0.25 * image + 0.01 * noise(200 + seed)).astype(np.float32)
         parts.append(Look(str(seed), False, output, image, partner))
-    found = blend_fit.fitted(parts)
-    assert found is not None and len(found.kinds) == 1
+    found = blend_fit.joined(blend_fit.fitted(parts).values())
+    assert len(found.kinds) == 1
     # An image of 128 px says little about the coarsest of the frequencies.
     np.testing.assert_allclose(found.kinds[0].network[7:], 0.5, atol=0.02)
     np.testing.assert_allclose(found.kinds[0].image[7:], 0.25, atol=0.02)
@@ -70,8 +70,7 @@ def test_the_weights_that_made_a_partner_are_found() -> None:
 @pytest.mark.parametrize("noisier", [1.0, 3.0])
 def test_the_sum_is_nearer_to_unseen_partners_than_the_result_and_every_blur(noisier: float) -> None:
     parts = looks(noisier, 12)
-    found = blend_fit.fitted(parts[:8])
-    assert found is not None
+    found = blend_fit.joined(blend_fit.fitted(parts[:8]).values())
     unseen = parts[8:]
     blurs = []
     for sigma in (2, 3, 4, 6, 8, 12):
@@ -87,7 +86,7 @@ def test_where_no_example_says_anything_the_network_counts_alone() -> None:
     silent.add(Look("a", False, zeros, zeros, zeros))
     assert silent.weights().network == pytest.approx((1.0,) * COUNT)
     assert silent.weights().image == pytest.approx((0.0,) * COUNT)
-    assert blend_fit.fitted([]) is None
+    assert blend_fit.fitted([]) == {}
 
 
 def test_weights_that_do_not_hold_for_other_micrographs_are_not_taken() -> None:
@@ -98,19 +97,25 @@ def test_weights_that_do_not_hold_for_other_micrographs_are_not_taken() -> None:
         image, partner = true + noise(100 + seed), (true + 0.1 * noise(200 + seed)).astype(np.float32)
         various.append(Look(str(seed), False, (true * (0.4 if seed % 2 else 2.5)).astype(np.float32), image, partner))
         alike.append(Look(str(seed), False, np.asarray(0.4 * true, dtype=np.float32), image, partner))
-    one, other = (blend_fit.fitted(parts) for parts in (alike, various))
-    assert one is not None and other is not None
-    assert abs(one.kinds[0].network[8] - 2.5) < abs(other.kinds[0].network[8] - 2.5)
+    one, other = (blend_fit.fitted(parts)[False].network[8] for parts in (alike, various))
+    assert abs(one - 2.5) < abs(other - 2.5)
 
 
 def test_the_two_images_of_a_pair_have_weights_of_their_own() -> None:
-    found = blend_fit.fitted(looks(3.0) + looks(0.2, quieter=True))
-    assert found is not None and len(found.kinds) == 2
+    found = blend_fit.joined(blend_fit.fitted(looks(0.2, quieter=True) + looks(3.0)).values())
+    assert len(found.kinds) == 2
     noisy, clear = found.kinds
     assert noisy.grain < clear.grain and noisy.image[15] < clear.image[15]
     assert found.at(noisy.grain / 2).image == noisy.image and found.at(2 * clear.grain).image == clear.image
     between = found.at((noisy.grain * clear.grain) ** 0.5)
     np.testing.assert_allclose(between.image, (np.array(noisy.image) + clear.image) / 2)
+
+
+def test_the_network_alone_leaves_its_result_as_it_is() -> None:
+    output = signal(3)
+    kept = output.copy()
+    blend_fit.joined([blend_fit.alone(TWO.kinds[1])]).add_to(output, noise(4))
+    np.testing.assert_allclose(output, kept, atol=1e-6)
 
 
 def test_grain_tells_coarse_contrast_from_noise_and_not_from_a_few_objects() -> None:

@@ -104,13 +104,23 @@ def _explained_unseen(equations: Sequence[Equations], ridge: float) -> float:
     return total
 
 
-def fitted(looks: Iterable[Look]) -> Blend | None:
-    """None without any."""
+def fitted(looks: Iterable[Look]) -> dict[bool, Weights]:
+    """For the quieter image of a pair (True) and for the other, where there are looks."""
     fits: dict[bool, Fit] = {}
     for look in looks:
         fits.setdefault(look.quieter, Fit()).add(look)
-    found = sorted((fit.weights() for fit in fits.values()), key=lambda weights: weights.grain)
-    return Blend(tuple(found)) if found else None
+    return {quieter: fit.weights() for quieter, fit in fits.items()}
+
+
+def joined(kinds: Iterable[Weights]) -> Blend:
+    """In the order of their grain."""
+    return Blend(tuple(sorted(kinds, key=lambda weights: weights.grain)))
+
+
+def alone(like: Weights) -> Weights:
+    """The network and nothing else, for images of the same grain."""
+    count = len(like.network)
+    return Weights(like.grain, (1.0,) * count, (0.0,) * count)
 
 
 @torch.inference_mode()

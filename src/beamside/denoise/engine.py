@@ -291,16 +291,22 @@ class Denoiser:
         return result
 
     def _blend(self, network: Network) -> None:
-        """Give it a blend, fitted to training micrographs, where pairs are unequal and the held-out loss falls."""
-        examples, network.blend = self.held_out.examples, None
+        """Give it a blend, fitted to unequal training pairs, for either image of a pair if its held-out loss falls."""
+        network.blend = None
         training = [m for m in self.micrographs if m.role == TRAIN]
         if not any(m.unequal for m in training):
             return
-        plain = gate.independent(network, examples).loss
         crops_each = _BLEND_CROPS if self.trainer.done else _FIRST_BLEND_CROPS
-        network.blend = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, crops_each))
-        if not gate.independent(network, examples).loss < plain:
+        kinds = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, crops_each))
+        taken = {}
+        for quieter, weights in kinds.items():
+            examples = [e for e in self.held_out.examples if e.level != 1 and (e.level < 1) == quieter]
             network.blend = None
+            plain = gate.independent(network, examples).loss
+            network.blend = blend_fit.joined([weights])
+            better = gate.independent(network, examples).loss < plain
+            taken[quieter] = weights if better else blend_fit.alone(weights)
+        network.blend = blend_fit.joined(taken.values()) if taken else None
 
     def _published_loss(self) -> float:
         """Of the published model on the present held-out set, which may have grown since."""
