@@ -144,7 +144,10 @@ def _explained(engine: Ptychography) -> Finding | None:
 
 def _partly_explained(engine: Ptychography) -> Finding | None:
     end = _at_the_end(engine)
-    if end is None or end.fit is None or not _REMARKABLE < end.fit.unexplained <= _UNEXPLAINED:
+    # In the near field the last quarter takes more iterations than a run has by default.
+    if end is None or end.fit is None or engine.optics.near:
+        return None
+    if not _REMARKABLE < end.fit.unexplained <= _UNEXPLAINED:
         return None
     return _left_over(PARTLY, end.fit)
 
