@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from beamside.classify.atlas import CANDIDATES, Atlas
+from beamside.classify.average import component_columns
 from beamside.classify.expectation import Assignment, accumulate
 from beamside.classify.leaveout import Traces
 from beamside.classify.volume import Volume
@@ -50,15 +51,11 @@ class Composites:
 
     def explained(self, atlas: Atlas) -> float:
         """Mean log-likelihood of the classes under averages of their own, y^H C^-1 y / 2 without its noise."""
-        vectors = atlas.model.frame.encoder.subspace.vectors
-        seen = torch.cat([self.ctf2 @ v.abs() ** 2 for v in vectors], 1)
-        at, power = 0, []
-        for v in vectors:
-            size = v.shape[1]
-            part = self.vectors[:, at : at + 2 * size]
-            power.append(part[:, :size] ** 2 + part[:, size:] ** 2)
-            at += 2 * size
-        excess = 0.5 * (torch.cat(power, 1) - seen).clamp(min=0) / seen.clamp(min=1e-3)
+        subspace = atlas.model.frame.encoder.subspace
+        seen = torch.cat([self.ctf2 @ v.abs() ** 2 for v in subspace.vectors], 1)
+        real, imaginary = component_columns(subspace.sizes)
+        power = self.vectors[:, real] ** 2 + self.vectors[:, imaginary] ** 2
+        excess = 0.5 * (power - seen).clamp(min=0) / seen.clamp(min=1e-3)
         return float(excess.sum(1).double().mean())
 
 

@@ -103,16 +103,20 @@ def _blocks(blob: memoryview, size: int) -> bytes:
     at, out = _HEADER.size, []
     for start in range(0, size, block):
         length = min(block, size - start)
-        if at + _SIZE.size > len(blob):
-            raise FormatError("the pixels are cut.")
-        (packed,) = _SIZE.unpack_from(blob, at)
-        at += _SIZE.size
-        if at + packed > len(blob):
-            raise FormatError("the pixels are cut.")
-        piece = blob[at : at + packed]
-        out.append(bytes(piece) if packed == length else _inflate(piece, length))
-        at += packed
+        piece, at = _piece(blob, at)
+        out.append(bytes(piece) if len(piece) == length else _inflate(piece, length))
     return b"".join(out)
+
+
+def _piece(blob: memoryview, at: int) -> tuple[memoryview, int]:
+    """The packed bytes whose size stands at `at`, and where the next ones begin."""
+    if at + _SIZE.size > len(blob):
+        raise FormatError("the pixels are cut.")
+    (packed,) = _SIZE.unpack_from(blob, at)
+    at += _SIZE.size
+    if at + packed > len(blob):
+        raise FormatError("the pixels are cut.")
+    return blob[at : at + packed], at + packed
 
 
 def _framed(raw: bytes) -> bytes:
@@ -136,14 +140,8 @@ def _unshuffled(blob: memoryview, size: int, itemsize: int) -> bytes:
     tail = b""
     while left >= 8 * itemsize:
         length = min(block, left - left % (8 * itemsize))
-        if at + _SIZE.size > len(blob):
-            raise FormatError("the pixels are cut.")
-        (packed,) = _SIZE.unpack_from(blob, at)
-        at += _SIZE.size
-        if at + packed > len(blob):
-            raise FormatError("the pixels are cut.")
-        raw = _inflate(blob[at : at + packed], length)
-        at, left = at + packed, left - length
+        piece, at = _piece(blob, at)
+        raw, left = _inflate(piece, length), left - length
         if length == block:
             whole.append(raw)
         else:

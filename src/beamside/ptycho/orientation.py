@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,28 +234,23 @@ class _Look:
     def at(self, orientation: int, moved: bool, probe: Modes, with_probe: bool, iterations: int) -> Candidate:
         """From a given probe."""
         store, detector = self._turned(orientation, moved)
-        misfit, learnt = self._run(store, detector, probe, iterations)
-        return Candidate(
-            orientation,
-            moved,
-            None,
-            misfit,
-            with_probe,
-            self.explained,
-            learnt=learnt,
-            frames=len(self.counts),
-            floored=self.floored,
-        )
+        tried = self._tried(store, detector, probe, iterations)
+        return replace(tried, orientation=orientation, dc_moved=moved, with_probe=with_probe)
 
     def from_pattern(self, orientation: int, moved: bool, defocus_m: float, iterations: int) -> Candidate:
         """From the mean pattern at a defocus."""
         store, detector = self._turned(orientation, moved)
         probe = pupil_probe(store.mean_pattern, self.optics, defocus_m)
+        tried = self._tried(store, detector, probe, iterations)
+        return replace(tried, orientation=orientation, dc_moved=moved, defocus_m=defocus_m)
+
+    def _tried(self, store: FrameStore, detector: Detector, probe: Modes, iterations: int) -> Candidate:
+        """What a short run on turned frames reached, with the geometry yet to be named."""
         misfit, learnt = self._run(store, detector, probe, iterations)
         return Candidate(
-            orientation,
-            moved,
-            defocus_m,
+            0,
+            False,
+            None,
             misfit,
             explained=self.explained,
             learnt=learnt,
