@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """room -> what it may import besides itself; `cli` may import everything."""
 EXCEPTIONS: dict[tuple[str, str], set[str]] = {
-    ("run", "store"): {"__version__"},
+    ("run", "origin"): {"__version__"},
     ("doctor", "machine"): {"__version__"},
     **{(engine, module): {"formats"} for engine in ENGINES for module in ("export", "picture")},
 }

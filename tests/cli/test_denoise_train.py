@@ -105,13 +105,6 @@ def test_contradictions_are_refused(tmp_path: Path, more: list[str], error: type
     assert not (tmp_path / "run").exists()
 
 
-def test_a_first_model_that_has_changed_is_refused_at_resume(tmp_path: Path) -> None:
-    path = tmp_path / "model"
-    path.write_bytes(b"another")
-    with pytest.raises(InputError, match="not the model"):
-        denoise._require_unchanged(path, [{"path": str(path), "sha256": "0" * 64}])
-
-
 @pytest.mark.parametrize("bit", [8 * 12 + 1, -9])
 def test_a_damaged_first_model_is_refused_by_its_path(tmp_path: Path, bit: int) -> None:
     torch.manual_seed(0)

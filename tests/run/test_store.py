@@ -16,8 +16,9 @@ from beamside.errors import InputError, RunDirectoryError
 from beamside.run import atomic
 from beamside.run.engine import Batch, Snapshot, State
 from beamside.run.guard import Verdict
+from beamside.run.origin import describe_input
 from beamside.run.source import Record
-from beamside.run.store import Store, describe_input, manifest
+from beamside.run.store import Store, manifest
 
 LOOP = {"idle": False}
 

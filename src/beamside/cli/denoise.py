@@ -182,13 +182,14 @@ def _begin(args: argparse.Namespace) -> int:
 def resume(run_dir: Path) -> int:
     """Go on with a run that `denoise train` began."""
     from beamside.run import session
+    from beamside.run.origin import readable
     from beamside.run.start import Resume
 
     with _checked(), session.existing_run(run_dir) as held:
         values = held.store.manifest["options"]
-        if values["init"] is not None:
-            _require_unchanged(Path(values["init"]), held.store.manifest["inputs"])
-        return _go(Resume(*engine_of(values)), held, values, held.ledger.header(), run_dir, _used_s(held))
+        with readable(held.store.manifest, run_dir):
+            start = Resume(*engine_of(values))
+        return _go(start, held, values, held.ledger.header(), run_dir, _used_s(held))
 
 
 @contextmanager
@@ -353,20 +354,6 @@ def first_model(named: str | None, network: str) -> Path | None:
             remedy="Give --init none, or another network.",
         )
     return None
-
-
-def _require_unchanged(path: Path, described: Sequence[Mapping[str, Any]]) -> None:
-    """InputError where the first model is not the one that the run began with."""
-    import hashlib
-
-    data = path.read_bytes() if path.is_file() else b""
-    sums = {entry.get("sha256") for entry in described}
-    if hashlib.sha256(data).hexdigest() not in sums:
-        raise InputError(
-            "is not the model that this run began with.",
-            where=str(path),
-            remedy="Restore that file, or start a new run.",
-        )
 
 
 def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:

@@ -80,11 +80,14 @@ def run(args: argparse.Namespace) -> int:
 def resume(run_dir: Path) -> int:
     """Go on with a run that this verb began."""
     from beamside.run import session
+    from beamside.run.origin import readable
     from beamside.run.start import Resume
 
     with session.existing_run(run_dir) as held:
         values = held.store.manifest["options"]
-        return _go(Resume(*engine_of(values)), held, values, held.ledger.header(), run_dir)
+        with readable(held.store.manifest, run_dir):
+            start = Resume(*engine_of(values))
+        return _go(start, held, values, held.ledger.header(), run_dir)
 
 
 def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], PtychoOptions]:

@@ -105,7 +105,7 @@ def _inputs(inputs: Sequence[Mapping[str, Any]]) -> Iterator[Oddity]:
             yield Oddity(
                 "input.changed", Severity.SUSPECT, f"the input {path} has changed since the run began.",
                 "The run holds particles of the earlier file.",
-                "Goes on with the items in its ledger; start a new run for the new file.",
+                "Resumes only with the earlier file; start a new run for the new one.",
             )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ from beamside.run.guard import Finding, Severity
 from beamside.run.source import Record
 
 NAME = "ledger.sqlite"
+FINISHED = "finished_at_step"
+"""Fact: the result of the run is written."""
 _BUSY_TIMEOUT_S = 30.0
 _DISK_REMEDY = "Look at the disk and its free space, then go on by 'beamside resume'."
 

@@ -17,7 +17,7 @@ from beamside.run.guard import Verdict
 from beamside.run.intake import Intake
 from beamside.run.interrupt import Interrupts
 from beamside.run.keeper import Keeper
-from beamside.run.ledger import BatchRow, Ledger
+from beamside.run.ledger import FINISHED, BatchRow, Ledger
 from beamside.run.report import Activity, Ending, Outcome, Report, Reporter
 from beamside.run.source import Source
 from beamside.run.start import Position, Start
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _NAP_S = 0.25
 """Longest uninterrupted sleep, so that Ctrl-C is answered soon."""
-_CLOSED_AT, _FINISHED = "closed_at_step", "finished_at_step"
+_CLOSED_AT = "closed_at_step"
 
 
 def run(
@@ -62,7 +62,7 @@ def run(
         InputError: the source closed without an item, or its items are not those the run began with.
         RunDirectoryError: the engine does not repeat what the ledger says it did.
     """
-    if ledger.fact(_FINISHED) is not None and store.result.is_dir():
+    if ledger.fact(FINISHED) is not None and store.result.is_dir():
         return _already_finished(ledger, store)
     intake = Intake(source, ledger, reporter, idle_close_s=idle_close_s, poll_s=poll_s, clock=clock)
     keeper = Keeper(store, ledger, reporter, exporter=exporter, pictures=pictures, clock=clock)
@@ -79,6 +79,7 @@ def run(
         for remark in position.remarks:
             ledger.event("damaged", remark)
             reporter.say(remark)
+        keeper.note(position.findings, position.engine, position.steps)
         loop = _Loop(position, source, ledger, store, intake, keeper, reporter, checkpoint_every_s, publish_every_s)
         return loop.run(interrupts, wait)
 
@@ -248,7 +249,7 @@ class _Loop:
 
     def conclude(self) -> Outcome:
         result, judged = self.keeper.conclude(self.engine, self.steps)
-        self.ledger.set_fact(_FINISHED, self.steps)
+        self.ledger.set_fact(FINISHED, self.steps)
         waited = "" if (s := self.intake.since_arrival_s()) is None else f", {s:.0f} s after the last item arrived"
         sentence = f"Finished: {self.used} items{waited}, verdict {judged}. The result is in {result}."
         self.ledger.event("finished", sentence)
@@ -266,7 +267,7 @@ def _already_finished(ledger: Ledger, store: Store) -> Outcome:
     judged = Verdict(json.loads((store.result / "verdict.json").read_bytes())["verdict"])
     sentence = f"This run has finished already, verdict {judged}. The result is in {store.result}."
     ledger.event("finished", sentence)
-    steps, snapshots = int(ledger.fact(_FINISHED)), store.snapshots()
+    steps, snapshots = int(ledger.fact(FINISHED)), store.snapshots()
     return Outcome(Ending.FINISHED, steps, ledger.items(), judged, snapshots[-1], store.result, sentence)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from beamside.errors import BeamsideError, GuardStop, RunDirectoryError
 from beamside.run import ledger as ledgers
-from beamside.run import lock
+from beamside.run import lock, origin
 from beamside.run.ledger import Ledger
 from beamside.run.store import MANIFEST, Store
 
@@ -66,11 +66,14 @@ def existing_run(folder: Path) -> Iterator[Session]:
 
     Raises:
         RunDirectoryError: there is no run, or another process holds it.
+        InputError: a file that the run began with has changed, and the run has not finished.
     """
     store = Store(folder)
     with lock.hold(folder):
         store.sweep()
         with Ledger(folder / ledgers.NAME) as ledger:
+            if ledger.fact(ledgers.FINISHED) is None:
+                origin.require_same_inputs(store.manifest)
             ledger.event("resumed", "run resumed.")
             with _last_word(ledger):
                 yield Session(store, ledger)

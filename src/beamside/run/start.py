@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from beamside.run.engine import Batch, Engine, Header
+from beamside.run.guard import Finding
 from beamside.run.ledger import BatchRow, Ledger
+from beamside.run.origin import readable, software_findings
 from beamside.run.source import Source
 from beamside.run.store import Store
 
@@ -28,6 +30,8 @@ class Position:
     replay: Sequence[BatchRow] = ()
     remarks: Sequence[str] = ()
     """Sentences for people: checkpoints that were damaged."""
+    findings: Sequence[Finding] = ()
+    """About the software that goes on."""
 
 
 class Start(Protocol):
@@ -65,16 +69,19 @@ class Resume:
     def open(self, header: Header, source: Source, ledger: Ledger, store: Store) -> Position:
         """The engine as it was, or a new one that will meet the recorded batches again."""
         checkpoint, damaged = store.newest_valid_checkpoint()
-        rows = ledger.batches()
+        rows, changes = ledger.batches(), software_findings(store.manifest)
         if checkpoint is None:
-            return Position(self.engine.fresh(self.options, header), replay=rows, remarks=damaged)
+            return Position(self.engine.fresh(self.options, header), replay=rows, remarks=damaged, findings=changes)
         before = [row for row in rows if row.at_step < checkpoint.step]
         batches = [source.batch(ledger.records(row)) for row in before]
+        with readable(store.manifest, store.folder):
+            engine = self.engine.resume(self.options, header, checkpoint.state, batches)
         return Position(
-            self.engine.resume(self.options, header, checkpoint.state, batches),
+            engine,
             checkpoint.step,
             **{name: bool(checkpoint.loop[name]) for name in ("idle", "round_ended", "ready", "closed", "finished")},
             last_batch=batches[-1] if batches else None,
             replay=rows[len(before) :],
             remarks=damaged,
+            findings=changes,
         )

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from beamside.errors import BeamsideError, RunDirectoryError
-from beamside.run import atomic
+from beamside.run import atomic, origin
 from beamside.run.encode import exact_json, pack, public_json, unpack
 from beamside.run.engine import Array, Batch, Snapshot, State
 from beamside.run.guard import Finding, Verdict
@@ -39,8 +37,6 @@ Exporter = Callable[[Snapshot, Sequence[Record], Path], None]
 Pictures = Callable[[Snapshot, Path], None]
 """Draws a snapshot into its folder."""
 
-_VERSIONED = ("numpy", "scipy", "torch", "safetensors")
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -51,25 +47,10 @@ class Checkpoint:
     loop: Mapping[str, Any]
 
 
-def describe_input(path: Path) -> dict[str, Any]:
-    """An input for run.json: a file with its size in bytes and SHA-256, a folder by its name (it may still grow)."""
-    if path.is_dir():
-        return {"path": str(path.absolute()), "folder": True}
-    return {"path": str(path.absolute()), "bytes": path.stat().st_size, "sha256": atomic.sha256(path)}
-
-
 def manifest(verb: str, options: Mapping[str, Any], *, seed: int, inputs: Iterable[Path]) -> dict[str, Any]:
     """What run.json holds. `options` are plain JSON values from which the verb can resume."""
-    from beamside import __version__
-
-    versions = {"beamside": __version__, "python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    described = [describe_input(path) for path in inputs]
-    return {"verb": verb, "options": dict(options), "seed": seed, "versions": versions, "inputs": described}
+    described = [origin.describe_input(path) for path in inputs]
+    return {"verb": verb, "options": dict(options), "seed": seed, "versions": origin.versions(), "inputs": described}
 
 
 class Store:
