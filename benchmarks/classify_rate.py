@@ -1,6 +1,6 @@
 """How many particles a second a full pass sees, beside the products alone that it cannot do without.
 
-    python benchmarks/classify_rate.py [--boxes 64 128] [--classes 50] [--threads 2]
+    python benchmarks/classify_rate.py [--boxes 64 128] [--classes 50] [--threads 2] [--device cuda]
 
 A pass is the search of every particle among all classes, shifts and rotations, its responsibilities, the sums, and the
 averages that follow. The products are the two of the search (components by columns, orders by rotations) as one large
@@ -29,7 +29,7 @@ FIELD_A = 320.0
 ROUNDS = 3
 
 
-def engine_of(box_px: int, count: int, classes: int, threads: int) -> Classifier:
+def engine_of(box_px: int, count: int, classes: int, threads: int, device: str) -> Classifier:
     """A classification of simulated particles that has begun its first round."""
     pixel_size_A = FIELD_A / box_px
     volume, _ = load_volume("walk", box_px, pixel_size_A, 0.0)
@@ -51,8 +51,9 @@ def engine_of(box_px: int, count: int, classes: int, threads: int) -> Classifier
         "micrograph": np.array(["m"] * count),
     }
     chosen = ClassifyOptions(
-        classes=classes, first_batch=count, start="classes", mask_diameter_A=0.85 * FIELD_A, threads=threads
-    )
+        classes=classes, first_batch=count, start="classes", mask_diameter_A=0.85 * FIELD_A, threads=threads,
+        device=device,
+    )  # fmt: skip
     header = Header("particles", {"box_px": box_px, "pixel_size_A": pixel_size_A, "has_ctf": True})
     engine = Classifier.fresh(chosen, header)
     keys = tuple(f"{row + 1:06d}@s.mrcs" for row in range(count))
@@ -123,12 +124,14 @@ def main() -> None:
     add("--classes", type=int, default=50, metavar="K", help="classes (50)")
     add("--particles", type=int, default=4096, metavar="N", help="particles (4096)")
     add("--threads", type=int, default=None, help="threads (all processors)")
+    add("--device", default="cpu", help="of the search: auto, cpu or cuda (cpu); the products are the processor's")
     args = parser.parse_args()
     threads = available_threads(args.threads)
     print("| box px | stage | finest ring | shifts | particles/s | particles/CPU-s | products alone |")
     print("|---|---|---|---|---|---|---|")
     for box_px in args.boxes:
-        stages(engine_of(box_px, args.particles, args.classes, threads), args.particles, threads)
+        engine = engine_of(box_px, args.particles, args.classes, threads, args.device)
+        stages(engine, args.particles, threads)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Atlas:
         model = self.model
         search = Expectation.of(
             model.frame, model.averages, temperature, known.label.shape[1], model.scene.threads, model.scene.seed,
-            self._leave() if self.alone else None,
+            self._leave() if self.alone else None, model.scene.device,
         )  # fmt: skip
         among = Near(known.label[:, 0], self.frames[:, 2]) if near else None
         sums = search.run(model.vectors, model.ctf2, rows, known, model.scene.threads, sums=learn, among=among)
@@ -101,8 +101,9 @@ class Atlas:
         found = []
         for part in blocks(len(views), _VIEWS):
             search = Expectation.of(
-                model.frame, Averages(views[part]), 1.0, best, model.scene.threads, model.scene.seed, leave.only(part)
-            )
+                model.frame, Averages(views[part]), 1.0, best, model.scene.threads, model.scene.seed, leave.only(part),
+                model.scene.device,
+            )  # fmt: skip
             seen = Assignment.empty(len(known.presence), best)
             search.run(model.vectors, model.ctf2, rows, seen, model.scene.threads, sums=False)
             poses = seen.rows(rows)

@@ -41,6 +41,7 @@ from beamside.classify.schedule import (
 )
 from beamside.classify.survey import LEAST_PARTICLES, Survey
 from beamside.classify.tables import metrics_of, snapshot_of
+from beamside.classify.tensors import chosen_device
 from beamside.compute.lanes import BLOCK_ITEMS, available_threads, blocks
 from beamside.errors import InputError
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
@@ -79,7 +80,7 @@ class Classifier:
         threads = available_threads(options.threads)
         self.scene = Scene(
             self.box_px, self.pixel_size_A, self.classes, options.variance, options.training_particles,
-            options.seed, threads, options.mirror, self.limits.first_ring,
+            options.seed, threads, options.mirror, self.limits.first_ring, chosen_device(options.device),
         )  # fmt: skip
         self.survey = Survey(self.scene, self.population)
         self.covered = 0

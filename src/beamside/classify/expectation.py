@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from beamside.classify import tensors
 from beamside.classify.average import Accumulator, Averages, Sums, component_columns
 from beamside.classify.groups import Group, Grouping
 from beamside.classify.leaveout import LeaveOut
@@ -62,7 +64,7 @@ class Assignment:
 def responsibilities(score: Tensor, temperature: float) -> Tensor:
     """(b, T) softmax of scores / temperature without its small change."""
     weight = torch.softmax(score / temperature, 1)
-    weight = torch.where(weight > LEAST_WEIGHT, weight, torch.zeros(()))
+    weight = weight.masked_fill(weight <= LEAST_WEIGHT, 0.0)
     return weight / weight.sum(1, keepdim=True)
 
 
@@ -78,6 +80,8 @@ class Expectation:
     best: int
     seed: int = 0
     leave: LeaveOut | None = None
+    device: torch.device | None = None
+    """Where the search runs; None: on the processor, in compiled loops."""
 
     @classmethod
     def of(
@@ -89,10 +93,13 @@ class Expectation:
         threads: int = 1,
         seed: int = 0,
         leave: LeaveOut | None = None,
+        device: torch.device | None = None,
     ) -> Expectation:
         """Operands made from the averages; `leave` tells what a particle itself has put into them."""
-        made = bank(averages.values, frame, threads)
-        return cls(frame, averages, made, rotations(frame.orders), temperature, best, seed, leave)
+        made, turns = bank(averages.values, frame, threads), rotations(frame.orders)
+        if device is not None:
+            made, turns, leave = made.to(device), turns.to(device), None if leave is None else leave.to(device)
+        return cls(frame, averages, made, turns, temperature, best, seed, leave, device)
 
     def run(
         self,
@@ -106,18 +113,24 @@ class Expectation:
         among: Grouping | None = None,
     ) -> Sums | None:
         """Assign `rows` anew, in place, and return their sums; with `among` each is searched in some classes alone."""
-        work = self._work([Group(rows, None)] if among is None else among.groups(rows, self.bank.classes))
+        groups = [Group(rows, None)] if among is None else among.groups(rows, self.bank.classes)
+        if self.device is not None:
+            total = self._on(self.device, vectors, ctf2, groups, known, sums=sums)
+            return Accumulator.total([total], threads) if sums else None
+        work = self._work(groups)
 
         def lane(numbers: Sequence[slice]) -> Accumulator:
             total = Accumulator(self.bank.classes, self.frame)
             for number in numbers:
                 group, pieces = work[number.start]
                 part = self.bank if group.classes is None else self.bank.only(group.classes)
-                space = Workspace(part, self.turns, self._block(group))
+                find = partial(
+                    search, bank=part, turns=self.turns, space=Workspace(part, self.turns, self._block(group))
+                )
                 for piece in pieces:
                     index = group.rows[piece]
                     block, c2 = vectors[index], ctf2[index]
-                    poses = self._poses(block, c2, part, space, group, index)
+                    poses = self._poses(block, c2, find, group.classes, index)
                     weight = responsibilities(poses.score, self.temperature)
                     known.store(index, poses, weight)
                     if sums:
@@ -137,23 +150,41 @@ class Expectation:
     def _block(group: Group) -> int:
         return max(_SMALLEST_BLOCK, min(LARGEST_BLOCK, -(-len(group.rows) // LANES)))
 
-    def _poses(
+    def _on(
         self,
-        block: Tensor,
-        c2: Tensor,
-        part: Bank,
-        space: Workspace,
-        group: Group,
-        index: Tensor,
+        device: torch.device,
+        vectors: Tensor,
+        ctf2: Tensor,
+        groups: Sequence[Group],
+        known: Assignment,
+        *,
+        sums: bool,
+    ) -> Accumulator:
+        """The same on a device, block after block; the sums are back on the host."""
+        total = tensors.TensorAccumulator(self.bank.classes, self.frame, device)
+        for group in groups:
+            classes = None if group.classes is None else group.classes.to(device)
+            part = self.bank if classes is None else self.bank.only(classes)
+            find = partial(tensors.search_tensors, bank=part, turns=self.turns)
+            for piece in blocks(len(group.rows), tensors.BLOCK):
+                index = group.rows[piece]
+                block, c2, here = tensors.to_device([vectors[index], ctf2[index], index], device)
+                poses = self._poses(block, c2, find, classes, here)
+                weight = responsibilities(poses.score, self.temperature)
+                known.store(index, poses.cpu(), weight.cpu())
+                if sums:
+                    total.add(block, c2, poses, weight)
+        return total.collected()
+
+    def _poses(
+        self, block: Tensor, c2: Tensor, find: Callable[..., Poses], classes: Tensor | None, index: Tensor
     ) -> Poses:
-        """The search of a block among the classes of its group."""
+        """The search of a block, among all classes or some."""
         bonus = None if self.leave is None else -self.leave.own(self._power(block), index)
-        if group.classes is None:
-            first = self._first(index)
-            return search(block, c2, part, self.turns, space, best=self.best, bonus=bonus, first=first)
-        bonus = None if bonus is None else bonus[:, group.classes]
-        found = search(block, c2, part, self.turns, space, best=self.best, bonus=bonus)
-        return Poses(found.score, group.classes[found.label], found.alpha, found.shift)
+        if classes is None:
+            return find(block, c2, best=self.best, bonus=bonus, first=self._first(index))
+        found = find(block, c2, best=self.best, bonus=None if bonus is None else bonus[:, classes])
+        return Poses(found.score, classes[found.label], found.alpha, found.shift)
 
     def _first(self, index: Tensor) -> Tensor:
         """(b,): the class at which a particle's search begins, so that equal scores favour no class."""

@@ -23,6 +23,9 @@ class LeaveOut(Protocol):
     def own(self, power: Tensor, rows: Tensor) -> Tensor:
         """(b, K), to be taken from the scores of `rows` (b,); power: (b, D) of the particles' components."""
 
+    def to(self, device: torch.device) -> LeaveOut:
+        """The same on a device."""
+
 
 @dataclass(frozen=True)
 class OfClasses:
@@ -39,6 +42,10 @@ class OfClasses:
         """(b, K)."""
         whole = power @ self.variance.T
         return torch.zeros_like(whole).scatter_add_(1, self.label[rows], self.share[rows]) * whole
+
+    def to(self, device: torch.device) -> OfClasses:
+        """The same on a device."""
+        return OfClasses(self.variance.to(device), self.label.to(device), self.share.to(device))
 
 
 @dataclass
@@ -96,6 +103,11 @@ class OfVolume:
     def only(self, part: slice) -> OfVolume:
         """For some of the views."""
         return replace(self, views=self.views[part])
+
+    def to(self, device: torch.device) -> OfVolume:
+        """The same on a device."""
+        traces = Traces(self.traces.toward.to(device), self.traces.share.to(device))
+        return OfVolume(self.variance.to(device), traces, self.views.to(device), self.table.to(device))
 
     def own(self, power: Tensor, rows: Tensor) -> Tensor:
         """(b, V)."""

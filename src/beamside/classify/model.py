@@ -44,6 +44,8 @@ class Scene:
     threads: int
     mirror: bool
     first_ring: int
+    device: torch.device | None = None
+    """Of the search; None: the processor's compiled loops."""
 
 
 @dataclass
@@ -72,8 +74,9 @@ class Model:
         leave = None
         if known is not None and averages.precision is not None:
             leave = OfClasses(1.0 / averages.precision, known.label, known.weight * known.presence[:, None])
+        scene = self.scene
         return Expectation.of(
-            frame or self.frame, averages, temperature, CANDIDATES, self.scene.threads, self.scene.seed, leave
+            frame or self.frame, averages, temperature, CANDIDATES, scene.threads, scene.seed, leave, scene.device
         )
 
     def maximise(self, sums: Sums) -> None:

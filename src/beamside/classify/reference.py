@@ -21,6 +21,7 @@ from beamside.compute.lanes import blocks, over_lanes
 
 _CLASSES = 16
 """Classes that are shifted at once: their copies stay in cache."""
+_OPERANDS = ("real", "imaginary", "rows", "columns", "ring_power")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Bank:
 
     def only(self, classes: Tensor) -> Bank:
         """The bank of some classes."""
-        columns = (torch.arange(self.shifts)[:, None] * self.classes + classes).flatten()
+        shifts = torch.arange(self.shifts, device=classes.device)
+        columns = (shifts[:, None] * self.classes + classes).flatten()
         real, imaginary = self.real[:, :, columns], self.imaginary[:, :, columns]
         return replace(
             self,
@@ -75,6 +77,11 @@ class Bank:
             ring_power=self.ring_power[classes],
             classes=len(classes),
         )
+
+    def to(self, device: torch.device) -> Bank:
+        """The operands on a device."""
+        moved = {name: getattr(self, name).to(device) for name in _OPERANDS}
+        return replace(self, **moved)
 
 
 def shifted(averages: Tensor, frame: Frame, threads: int = 1) -> Tensor:

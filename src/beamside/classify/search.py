@@ -36,6 +36,11 @@ class Rotations:
     count: int
     """Rotations of the full circle, 2 (H - 1)."""
 
+    def to(self, device: torch.device) -> Rotations:
+        """The tables on a device."""
+        even, odd = ((c.to(device), s.to(device)) for c, s in (self.even, self.odd))
+        return Rotations(even, odd, self.cosines.to(device), self.sines.to(device), self.count)
+
 
 def rotations(orders: int) -> Rotations:
     """About 2 orders + 8 rotations: the finest order is sampled above its Nyquist rate."""
@@ -64,6 +69,10 @@ class Poses:
     """Rotation that takes the class average to the particle, radians."""
     shift: Tensor
     """Index into the shift grid."""
+
+    def cpu(self) -> Poses:
+        """The same on the host."""
+        return Poses(self.score.cpu(), self.label.cpu(), self.alpha.cpu(), self.shift.cpu())
 
 
 class Workspace:

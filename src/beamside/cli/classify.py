@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from beamside.cli import process
 from beamside.cli.durations import check_watching, duration_s
-from beamside.errors import InputError, OptionError
+from beamside.errors import InputError
 
 if TYPE_CHECKING:
     from beamside.classify.options import ClassifyOptions, References
@@ -125,7 +125,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--training-particles", type=int, default=2000, metavar="N", help="particles that train the compression (2000)")
     add("--mirror", action="store_true", help="let mirror images share a class")
     add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
-    add("--device", default="auto", help="auto or cpu (both compute on the CPU in this version)")
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda")
     add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
     add("--quiet", action="store_true", help="print findings and the last line only")
 
@@ -227,10 +227,6 @@ def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
 def _options(args: argparse.Namespace) -> ClassifyOptions:
     from beamside.classify.options import ClassifyOptions
 
-    if args.device not in ("auto", "cpu"):
-        raise OptionError(
-            f"--device {args.device} is not available: this version computes on the CPU.", remedy="Give auto or cpu."
-        )
     references = None if args.references is None else read_references(args.references)
     return ClassifyOptions(
         mode=args.mode,
