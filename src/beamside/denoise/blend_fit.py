@@ -1,7 +1,8 @@
 """Which weights a blend should have: least squares against the partners of training micrographs.
 
-The weights are drawn towards the network alone, as strongly as predicts best the micrographs that were left out of the
-fit, one after the other: a few micrographs say little about the coarsest frequencies.
+The weights are drawn towards the mean of the two things that a few micrographs tell well, the network at its best gain
+and the best linear filter of the image, as strongly as predicts best the micrographs that were left out of the fit, one
+after the other. Drawn towards the network alone, what it adds of its own to the finest detail of a frame would stay.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 
 from beamside.denoise.blend import KNOTS_PER_PX, LOWEST_PER_PX, Blend, Image, Weights, grain_of
-from beamside.denoise.held_out import grid, spread
+from beamside.denoise.held_out import LEAST_PX, grid, spread
 from beamside.denoise.micrograph import Micrograph, Pixels
 from beamside.denoise.networks import Network
 
@@ -24,6 +25,11 @@ _HIGHEST_PER_PX = 0.71
 _RIDGES = (1e-4, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _RIDGE_OF_FEW, _LEAST_MICROGRAPHS = 0.1, 3
 """Where there are too few micrographs to choose by."""
+_RIDGE_OF_ONE = 0.01
+"""For the gain of the network, and for the filter, each alone."""
+PIECE_PX = 512
+"""About the side of what is looked at at once. From crops half as wide the strong coarse contrast, cut at their
+borders, leaks into the fine frequencies, and there the weights are those of the leak."""
 MICROGRAPHS = 8
 """At most as many are looked at."""
 Matrix = NDArray[np.float64]
@@ -87,12 +93,28 @@ def _equations(sums: Matrix) -> Equations:
 
 
 def _solved(equations: Sequence[Equations], ridge: float) -> NDArray[np.float64]:
-    """Least squares, drawn towards the network alone by `ridge` times what each weight is held by."""
+    """Least squares, drawn towards `_either` by `ridge` times what each weight is held by."""
     left, right = (np.sum([part[side] for part in equations], axis=0) for side in (0, 1))
+    pull = _pull(left, ridge)
+    return np.asarray(np.linalg.solve(left + np.diag(pull), right + pull * _either(left, right)))
+
+
+def _either(left: Matrix, right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the network at its best gain and the best linear filter; the network alone if nothing is known."""
+    count = right.size // 2
+    if not left.any():
+        return np.repeat([1.0, 0.0], count)
+    found = np.zeros(2 * count)
+    for part, without in ((slice(0, count), 1.0), (slice(count, None), 0.0)):
+        own = left[part, part]
+        pull = _pull(own, _RIDGE_OF_ONE)
+        found[part] = np.linalg.solve(own + np.diag(pull), right[part] + pull * without)
+    return found / 2
+
+
+def _pull(left: Matrix, ridge: float) -> NDArray[np.float64]:
     held = np.diag(left)
-    pull = ridge * held + 1e-9 * max(float(held.max()), 1e-30)
-    alone = np.repeat([1.0, 0.0], held.size // 2)
-    return np.asarray(np.linalg.solve(left + np.diag(pull), right + pull * alone))
+    return np.asarray(ridge * held + 1e-9 * max(float(held.max()), 1e-30))
 
 
 def _explained_unseen(equations: Sequence[Equations], ridge: float) -> float:
@@ -123,14 +145,26 @@ def alone(like: Weights) -> Weights:
     return Weights(like.grain, (1.0,) * count, (0.0,) * count)
 
 
+def pieces(member: Micrograph, stride: int) -> list[tuple[int, int, int, int]]:
+    """Boxes (y, x, height, width) of one size that cover it but for less than a stride each; patches are not joined."""
+    if member.tile_px:
+        return list(grid(member, stride))
+    spans = []
+    for low, high in (member.rows, member.columns):
+        count = max(1, round((high - low) / PIECE_PX))
+        side = (high - low) // count // stride * stride
+        spans.append([(low + number * side, side) for number in range(count)])
+    return [(y, x, height, width) for y, height in spans[0] for x, width in spans[1] if min(height, width) >= LEAST_PX]
+
+
 @torch.inference_mode()
-def looks_at(network: Network, micrographs: Sequence[Micrograph], pixels: Pixels, crops_each: int) -> Iterator[Look]:
-    """Crops of unequal pairs, in both directions."""
+def looks_at(network: Network, micrographs: Sequence[Micrograph], pixels: Pixels, pieces_each: int) -> Iterator[Look]:
+    """Pieces of unequal pairs, in both directions."""
     device = next(network.parameters()).device
     chosen = [found for found in micrographs if found.unequal]
     for member in chosen[:: max(1, -(-len(chosen) // MICROGRAPHS))]:
         images = pixels.read(member.key)
-        for box in spread(list(grid(member, network.stride)), crops_each):
+        for box in spread(pieces(member, network.stride), pieces_each):
             pair = member.crop(images, *box)
             for own, level in enumerate(member.levels):
                 shown = pair[own] / np.float32(level)
