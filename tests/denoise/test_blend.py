@@ -13,9 +13,10 @@ from scipy.ndimage import gaussian_filter
 from beamside.denoise import blend_fit
 from beamside.denoise.blend import KNOTS_PER_PX, Blend, Weights, grain_of
 from beamside.denoise.blend_fit import Look
+from beamside.denoise.held_out import Example
 from beamside.denoise.micrograph import Micrograph
 from beamside.denoise.model_file import UNEQUAL_PAIRS, Card, pack_model, unpack_model
-from beamside.denoise.networks import Network, build
+from beamside.denoise.networks import Network, build, shown
 from beamside.denoise.normalise import Scale, robust_scale
 from beamside.denoise.tiling import denoise
 from beamside.errors import FormatError
@@ -111,6 +112,29 @@ def test_detail_that_the_network_made_up_goes_where_its_gain_is_right_on_average
         parts.append(Look(str(seed), False, output.astype(np.float32), noise(100 + seed), true + noise(200 + seed)))
     found = blend_fit.fitted(parts)[False]
     assert max(np.abs(found.network[-3:])) < 0.2 and found.network[8] > 0.7
+
+
+def test_where_an_image_says_nothing_itself_the_network_does_not_count() -> None:
+    """It has inferred the fine detail, rightly in all that it was trained on; the image has it only below its noise."""
+    parts = []
+    for seed in range(4):
+        coarse, fine = signal(seed), noise(400 + seed)
+        fine = 0.2 * (fine - gaussian_filter(fine, 2))
+        image = coarse + 0.3 * fine + 3 * noise(100 + seed)
+        partner = (coarse + 2 * fine + 0.3 * noise(200 + seed)).astype(np.float32)
+        parts.append(Look(str(seed), False, (coarse + 2 * fine).astype(np.float32), image, partner))
+    found = blend_fit.fitted(parts)[False]
+    assert max(found.network[-4:]) == 0 and min(found.network[6:12]) > 0.5
+
+
+def test_a_blend_is_kept_where_held_out_pairs_are_nearer_with_it() -> None:
+    torch.manual_seed(0)
+    network = build("seed3")
+    image = noise(1)
+    answer = shown(network, image)
+    examples = [Example(image, 0.5 * answer + 0.25 * image, None, 1.0)]
+    assert blend_fit.helps(network, EVEN.kinds[0], examples)
+    assert not blend_fit.helps(network, EVEN.kinds[0], [Example(2 * image, 2 * answer, None, 2.0)])
 
 
 def test_pieces_are_of_one_size_and_cover_the_rows_and_columns_that_count() -> None:

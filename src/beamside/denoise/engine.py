@@ -300,15 +300,11 @@ class Denoiser:
         if not self.trainer.done:
             pieces_each = min(pieces_each, max(1, round(self.round_steps) // _STEPS_A_BLEND_PIECE))
         kinds = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, pieces_each))
-        taken = {}
+        taken = []
         for quieter, weights in kinds.items():
             examples = [e for e in self.held_out.examples if e.level != 1 and (e.level < 1) == quieter]
-            network.blend = None
-            plain = gate.independent(network, examples).loss
-            network.blend = blend_fit.joined([weights])
-            better = gate.independent(network, examples).loss < plain
-            taken[quieter] = weights if better else blend_fit.alone(weights)
-        network.blend = blend_fit.joined(taken.values()) if taken else None
+            taken.append(weights if blend_fit.helps(network, weights, examples) else blend_fit.alone(weights))
+        network.blend = blend_fit.joined(taken) if taken else None
 
     def _published_loss(self) -> float:
         """Of the published model on the present held-out set, which may have grown since."""
