@@ -13,8 +13,10 @@ from scipy.ndimage import gaussian_filter
 from beamside.denoise import blend_fit
 from beamside.denoise.blend import KNOTS_PER_PX, Blend, Weights, grain_of
 from beamside.denoise.blend_fit import Look
+from beamside.denoise.held_out import Example
+from beamside.denoise.micrograph import Micrograph
 from beamside.denoise.model_file import UNEQUAL_PAIRS, Card, pack_model, unpack_model
-from beamside.denoise.networks import Network, build
+from beamside.denoise.networks import Network, build, shown
 from beamside.denoise.normalise import Scale, robust_scale
 from beamside.denoise.tiling import denoise
 from beamside.errors import FormatError
@@ -99,6 +101,53 @@ def test_weights_that_do_not_hold_for_other_micrographs_are_not_taken() -> None:
         alike.append(Look(str(seed), False, np.asarray(0.4 * true, dtype=np.float32), image, partner))
     one, other = (blend_fit.fitted(parts)[False].network[8] for parts in (alike, various))
     assert abs(one - 2.5) < abs(other - 2.5)
+
+
+def test_detail_that_the_network_made_up_goes_where_its_gain_is_right_on_average() -> None:
+    """Each micrograph has another gain, so weights that are drawn strongly towards the network hold best for others."""
+    parts = []
+    for seed in range(8):
+        true, own = signal(seed), noise(300 + seed)
+        output = true * (0.5 if seed % 2 else 1.3) + 0.1 * (own - gaussian_filter(own, 3))
+        parts.append(Look(str(seed), False, output.astype(np.float32), noise(100 + seed), true + noise(200 + seed)))
+    found = blend_fit.fitted(parts)[False]
+    assert max(np.abs(found.network[-3:])) < 0.2 and found.network[8] > 0.7
+
+
+def test_where_an_image_says_nothing_itself_the_network_does_not_count() -> None:
+    """It has inferred the fine detail, rightly in all that it was trained on; the image has it only below its noise."""
+    parts = []
+    for seed in range(4):
+        coarse, fine = signal(seed), noise(400 + seed)
+        fine = 0.2 * (fine - gaussian_filter(fine, 2))
+        image = coarse + 0.3 * fine + 3 * noise(100 + seed)
+        partner = (coarse + 2 * fine + 0.3 * noise(200 + seed)).astype(np.float32)
+        parts.append(Look(str(seed), False, (coarse + 2 * fine).astype(np.float32), image, partner))
+    found = blend_fit.fitted(parts)[False]
+    assert max(found.network[-4:]) == 0 and min(found.network[6:12]) > 0.5
+
+
+def test_a_blend_is_kept_where_held_out_pairs_are_nearer_with_it() -> None:
+    torch.manual_seed(0)
+    network = build("seed3")
+    image = noise(1)
+    answer = shown(network, image)
+    examples = [Example(image, 0.5 * answer + 0.25 * image, None, 1.0)]
+    assert blend_fit.helps(network, EVEN.kinds[0], examples)
+    assert not blend_fit.helps(network, EVEN.kinds[0], [Example(2 * image, 2 * answer, None, 2.0)])
+
+
+def test_pieces_are_of_one_size_and_cover_the_rows_and_columns_that_count() -> None:
+    member = Micrograph("a", 1300, 1100, 0, Scale(0.0, 1.0), 3, -5, 0, "train", 0, 1300)
+    boxes = blend_fit.pieces(member, 16)
+    assert len(boxes) == 6 and len({box[2:] for box in boxes}) == 1
+    covered = np.zeros((1300, 1100), dtype=int)
+    for y, x, height, width in boxes:
+        covered[y : y + height, x : x + width] += 1
+    assert covered.max() == 1 and not covered[-3:].any() and not covered[:, :5].any()
+    assert covered[:1248, 5:1093].min() == 1
+    patches = Micrograph("b", 256, 64, 64, Scale(0.0, 1.0), 0, 0, 0, "train", 0, 256)
+    assert blend_fit.pieces(patches, 16) == [(y, 0, 64, 64) for y in range(0, 256, 64)]
 
 
 def test_the_two_images_of_a_pair_have_weights_of_their_own() -> None:

@@ -37,8 +37,8 @@ from beamside.run.guard import Guard
 CHUNK_STEPS = 25
 _FIRST_MICROGRAPHS, _MOST_AT_ONCE = 4, 16
 _LESSON_SIGMA_PX = 4.0
-_BLEND_CROPS, _FIRST_BLEND_CROPS = 12, 4
-"""Of each micrograph that a blend is fitted to: of the last model, and of those before it."""
+_BLEND_PIECES, _STEPS_A_BLEND_PIECE = 12, 200
+"""At most so many of each micrograph that a blend is fitted to; fewer after a shorter round, but for the last."""
 _DETAIL_OF_UNEQUAL = 0.25
 """A frame has hardly any detail above its noise; its coarse part is to be learned first."""
 
@@ -296,17 +296,15 @@ class Denoiser:
         training = [m for m in self.micrographs if m.role == TRAIN]
         if not any(m.unequal for m in training):
             return
-        crops_each = _BLEND_CROPS if self.trainer.done else _FIRST_BLEND_CROPS
-        kinds = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, crops_each))
-        taken = {}
+        pieces_each = _BLEND_PIECES
+        if not self.trainer.done:
+            pieces_each = min(pieces_each, max(1, round(self.round_steps) // _STEPS_A_BLEND_PIECE))
+        kinds = blend_fit.fitted(blend_fit.looks_at(network, training, self.pixels, pieces_each))
+        taken = []
         for quieter, weights in kinds.items():
             examples = [e for e in self.held_out.examples if e.level != 1 and (e.level < 1) == quieter]
-            network.blend = None
-            plain = gate.independent(network, examples).loss
-            network.blend = blend_fit.joined([weights])
-            better = gate.independent(network, examples).loss < plain
-            taken[quieter] = weights if better else blend_fit.alone(weights)
-        network.blend = blend_fit.joined(taken.values()) if taken else None
+            taken.append(weights if blend_fit.helps(network, weights, examples) else blend_fit.alone(weights))
+        network.blend = blend_fit.joined(taken) if taken else None
 
     def _published_loss(self) -> float:
         """Of the published model on the present held-out set, which may have grown since."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from beamside.denoise import witness
 from beamside.denoise.held_out import Controls, Example
 from beamside.denoise.loss import Comparison, Tally
-from beamside.denoise.networks import Network, at_level
+from beamside.denoise.networks import Network, at_level, shown
 
 AGREEMENT = 1e-6
 """Largest relative difference between two passes over the same examples."""
@@ -94,17 +94,15 @@ def _score(loss: float, moments: NDArray[np.float64]) -> Score:
     return Score(loss, correlation, float(o - t), int(moments[0]))
 
 
-@torch.inference_mode()
 def independent(network: Network, examples: Sequence[Example]) -> Score:
     """The same figures one example at a time, by numpy alone."""
-    device = next(network.parameters()).device
     found = Comparison()
     for example in examples:
         level = np.float32(example.level)
-        shown = example.input / level
-        output = network(torch.from_numpy(shown)[None, None].to(device))[0, 0].cpu().numpy()
+        image = example.input / level
+        output = shown(network, image)
         if network.blend is not None:
-            network.blend.add_to(output, shown)
+            network.blend.add_to(output, image)
         found.add(output * level, example.target, example.weight)
     return Score(found.mean, found.correlation, found.offset, found.pixels)
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -186,13 +188,21 @@ def build(name: str) -> Network:
     return _BUILDERS[name]()
 
 
+@torch.inference_mode()
+def shown(network: Network, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `network` makes of an image (h, w) at spread 1, without its blend."""
+    x = torch.from_numpy(image)[None, None].to(next(network.parameters()).device)
+    output: NDArray[np.float32] = network(x)[0, 0].cpu().numpy()
+    return output
+
+
 def at_level(network: Network, x: Tensor, level: Tensor) -> Tensor:
     """What `network` makes of images (B, 1, H, W) whose spreads are `level`, (B, 1, 1, 1): it sees them at spread 1."""
-    shown = x / level
-    output: Tensor = network(shown)
+    seen = x / level
+    output: Tensor = network(seen)
     if network.blend is not None:
         results = output.cpu().numpy()
-        for result, image in zip(results, shown.cpu().numpy(), strict=True):
+        for result, image in zip(results, seen.cpu().numpy(), strict=True):
             network.blend.add_to(result[0], image[0])
         output = torch.from_numpy(results).to(x.device)
     return output * level

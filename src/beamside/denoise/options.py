@@ -41,7 +41,7 @@ class DenoiseOptions:
     lesson_steps: int = 100
     """Steps in which a new network learns to blur, before it learns from the partners."""
     first_round_steps: int = 100
-    round_growth: float = 1.35
+    round_growth: float = 2.0
     longest_round_steps: int = 1500
     seed: int = 0
     device: str = "auto"

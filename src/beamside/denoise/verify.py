@@ -78,6 +78,8 @@ def answer_from(stream: Readable) -> str:
         network, _ = unpack_model(model, where="the model as saved")
     except BeamsideError as error:
         return json.dumps({"fault": error.paragraph()})
+    # A sixth faster on a CPU.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return json.dumps(asdict(independent(network, examples)))
 
 
