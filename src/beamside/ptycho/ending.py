@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.ptycho.background import background_share
+from beamside.ptycho.foresight import KNOWN, Told
 from beamside.ptycho.noise import Fit, fit, lit_pixels
 from beamside.ptycho.tables import well_lit
 from beamside.ptycho.workshop import Frames
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
 _ENOUGH = 400
+_LEAST_FRAMES, _FOR_BACKGROUND = 20, 200
+_SCALES = (0.83, 1.2)
+"""Of the positions about the one as given: as much as a wrong distance, energy or unit must at least be to be seen."""
 _DUALS = ("dm", "raar")
 """Their misfit is that of a dual wave, which wanders."""
 
@@ -27,7 +32,9 @@ class Ending:
     overlap: all light on a frame's pixels relative to its own. beam_share: of the window that the beam fills.
     contrast, noise: standard deviation of the object where it is well lit, and what counting noise alone makes of it,
     both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths; slender:
-    the same relative to its length.
+    the same relative to its length. foreseen: significance with which frames left out are foreseen from the others and
+    the probe that was found; scaled: the same with positions at other scales; neither in the near field, or of a few
+    frames. background: share of the counts that lies flat under all of the detector.
     """
 
     fit: Fit | None
@@ -37,6 +44,9 @@ class Ending:
     noise: float
     breadth: float
     slender: float
+    foreseen: float | None
+    scaled: tuple[tuple[float, float], ...]
+    background: float
 
 
 def ending_of(engine: Ptychography) -> Ending:
@@ -52,6 +62,7 @@ def ending_of(engine: Ptychography) -> Ending:
     found = None
     if engine.errors and engine.options.solver not in _DUALS:
         found = fit(engine.errors[-1], store, engine.optics.detector.valid, engine.likelihood.floor)
+    foreseen, scaled = _foreseen(engine)
     return Ending(
         fit=found,
         overlap=1 / max(own_share(light, lit, shop.corners[_some(active)]), 1e-30),
@@ -60,7 +71,29 @@ def ending_of(engine: Ptychography) -> Ending:
         noise=float(0.5 / np.sqrt(max(dose, 1e-30))) if store.integer else 0.0,
         breadth=breadth / float(np.sqrt(area_px)),
         slender=breadth / max(length, 1e-30),
+        foreseen=foreseen,
+        scaled=scaled,
+        background=_background(engine),
     )
+
+
+def _foreseen(engine: Ptychography) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+    """With one part of the frames left out, and with every part in turn where that does not say enough."""
+    if engine.optics.near or len(engine.active) < _LEAST_FRAMES:
+        return None, ()
+    told = Told(engine.store, engine.positions_px, engine.optics, engine.likelihood, engine.options.seed, engine.lanes)
+    sigma = told.sigma(engine.shop.probe, 1)
+    if sigma < 2 * KNOWN:
+        return told.sigma(engine.shop.probe), ()
+    return sigma, tuple((scale, told.sigma(engine.shop.probe, 1, scale=scale)) for scale in _SCALES)
+
+
+def _background(engine: Ptychography) -> float:
+    store = engine.store
+    held = engine.active[engine.active < store.held]
+    if engine.optics.near or not store.integer or not len(held):
+        return 0.0
+    return background_share(store.counts[_some(held)[:: _ENOUGH // _FOR_BACKGROUND]], engine.optics.detector.valid)
 
 
 def _some(frames: Frames) -> Frames:

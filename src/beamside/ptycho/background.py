@@ -1,0 +1,42 @@
+"""Counts that are no diffraction: a level that lies on the dark part of every frame and does not change with it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamside.run.engine import Array
+
+_DARK = 0.25
+"""Share of a detector's pixels that is taken as its dark part."""
+_FLAT, _BELOW = 1.5, 0.5
+"""Of the dark part: largest to smallest value, but for a fifth of it, and level relative to the bright pixels'."""
+_SPECKLE = 0.1
+"""Variance beyond counting noise, relative to the square of the mean: 1 where light scattered by the object falls, less
+with several modes; none in a background."""
+
+
+def background_share(counts: Array, valid: NDArray[np.float32]) -> float:
+    """Share of all counts that a level on the dark pixels makes if it lies under the bright ones too; 0 for none seen.
+
+    counts: (k, N, N) of some frames. valid: (N, N), 1 where a pixel counts. Pixels that never count are left out, as
+    behind a beam stop.
+    """
+    pixels = counts.reshape(len(counts), -1)[:, valid.reshape(-1) > 0]
+    mean = pixels.mean(0, dtype=np.float64)
+    pixels, mean = pixels[:, mean > 0], mean[mean > 0]
+    # A pixel of which a few frames have one count each says nothing yet.
+    if len(counts) < 2 or mean.size < 16 or np.quantile(mean, _DARK) * len(counts) < 4:
+        return 0.0
+    dark = np.argsort(mean, kind="stable")[: int(_DARK * mean.size)]
+    there = mean[dark]
+    rough = float(there[-1] / there[int(0.2 * len(there))])
+    # Sorted by their noisy means, pixels of one level are as far apart as counting noise makes them.
+    noise = 1 + 2 / np.sqrt(float(there.mean()) * len(counts))
+    if rough > _FLAT * noise or there.mean() > _BELOW * np.quantile(mean, 0.99):
+        return 0.0
+    beyond = pixels[:, dark].var(0, ddof=1, dtype=np.float64) - there
+    chance = float(np.sqrt(2 / (len(counts) * len(dark))))
+    if float(beyond.sum()) > (_SPECKLE * float((there**2).sum()) + 4 * chance * float(there.sum())):
+        return 0.0
+    return float(there.mean() * mean.size / mean.sum())
