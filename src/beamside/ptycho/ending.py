@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamside.ptycho.background import background_share
-from beamside.ptycho.foresight import KNOWN, Told
+from beamside.ptycho.foresight import KNOWN, SPREAD, Told
 from beamside.ptycho.noise import Fit, fit, lit_pixels
 from beamside.ptycho.tables import well_lit
 from beamside.ptycho.workshop import Frames
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _ENOUGH = 400
 _LEAST_FRAMES, _FOR_BACKGROUND = 20, 200
-_SCALES = (0.83, 1.2)
-"""Of the positions about the one as given: as much as a wrong distance, energy or unit must at least be to be seen."""
 _DUALS = ("dm", "raar")
 """Their misfit is that of a dual wave, which wanders."""
 
@@ -33,7 +31,7 @@ class Ending:
     contrast, noise: standard deviation of the object where it is well lit, and what counting noise alone makes of it,
     both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths; slender:
     the same relative to its length. foreseen: significance with which frames left out are foreseen from the others and
-    the probe that was found; scaled: the same with positions at other scales; neither in the near field, or of a few
+    the probe that was found; spread: the same with positions further apart; neither in the near field, or of a few
     frames. background: share of the counts that lies flat under all of the detector.
     """
 
@@ -45,7 +43,7 @@ class Ending:
     breadth: float
     slender: float
     foreseen: float | None
-    scaled: tuple[tuple[float, float], ...]
+    spread: float | None
     background: float
 
 
@@ -62,7 +60,7 @@ def ending_of(engine: Ptychography) -> Ending:
     found = None
     if engine.errors and engine.options.solver not in _DUALS:
         found = fit(engine.errors[-1], store, engine.optics.detector.valid, engine.likelihood.floor)
-    foreseen, scaled = _foreseen(engine)
+    foreseen, spread = _foreseen(engine)
     return Ending(
         fit=found,
         overlap=1 / max(own_share(light, lit, shop.corners[_some(active)]), 1e-30),
@@ -72,20 +70,20 @@ def ending_of(engine: Ptychography) -> Ending:
         breadth=breadth / float(np.sqrt(area_px)),
         slender=breadth / max(length, 1e-30),
         foreseen=foreseen,
-        scaled=scaled,
+        spread=spread,
         background=_background(engine),
     )
 
 
-def _foreseen(engine: Ptychography) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+def _foreseen(engine: Ptychography) -> tuple[float | None, float | None]:
     """With one part of the frames left out, and with every part in turn where that does not say enough."""
     if engine.optics.near or len(engine.active) < _LEAST_FRAMES:
-        return None, ()
+        return None, None
     told = Told(engine.store, engine.positions_px, engine.optics, engine.likelihood, engine.options.seed, engine.lanes)
     sigma = told.sigma(engine.shop.probe, 1)
     if sigma < 2 * KNOWN:
-        return told.sigma(engine.shop.probe), ()
-    return sigma, tuple((scale, told.sigma(engine.shop.probe, 1, scale=scale)) for scale in _SCALES)
+        return told.sigma(engine.shop.probe), None
+    return sigma, told.sigma(engine.shop.probe, 1, scale=SPREAD)
 
 
 def _background(engine: Ptychography) -> float:

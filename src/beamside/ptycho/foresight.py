@@ -9,7 +9,7 @@ something is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +36,9 @@ _SURE = 15.0
 KNOWN = 5.0
 """Significance from which something is foreseen. Of a hundred starts on frames that show nothing none reached 3.5."""
 _TIMES = 1.2
+"""Of the significance of the geometry as given, from which another one is the right one."""
+SPREAD = 1.2
+"""Of the positions, tried at the end: where the object's pixel is too large, frames are foreseen better then."""
 APART = 3.0
 """What two foci that are both possible differ by: twice the noise of a difference."""
 
@@ -162,31 +165,33 @@ def _about(z: float, ladder: Sequence[float]) -> tuple[float, float]:
 def turns(told: Told, probe: Modes | None, *, defocus_m: float | None, signed: bool) -> list[Candidate]:
     """Every orientation of the frames with the significance with which they are foreseen in it, the best first.
 
-    Arguments as of `orientation.compare`. Of a ladder of foci one part of the frames says which is the best, and all
-    of them how good that is.
+    Arguments as of `orientation.compare`. One part of the frames says which focus and which other orientation are the
+    best, and all of them how good this one and the one as given are.
     """
     frames = trial_frames(told.positions_px, told.store.usable, _MOST_FRAMES)
     counts, rows = told.store.block(frames)
     places = told.positions_px[frames]
     cold = probe is None and not signed
 
-    def looked_at(orientation: int) -> Candidate:
+    def looked_at(orientation: int) -> tuple[Candidate, Callable[[], float]]:
         store, detector = turned(counts[rows], told.optics.detector, orientation, False)
         here = replace(told, store=store, positions_px=places, optics=replace(told.optics, detector=detector))
-        if probe is not None:
-            tried = [(here.sigma(start), start is not probe) for start in starts(probe, orientation)]
-            best, with_probe = max(tried, key=lambda t: t[0])
-            return Candidate(orientation, False, None, 0.0, with_probe, sigma=best)
         pattern = store.mean_pattern
-        ladder = defocus_ladder_m(pattern, told.optics) if cold else [defocus_m or 0.0]
-        if cold and not orientation and defocus_m is not None:
-            ladder.append(defocus_m)
-        begun = {z: pupil_probe(pattern, told.optics, z) for z in ladder}
-        z = max(begun, key=lambda z: here.sigma(begun[z], 1)) if cold else ladder[0]
-        return Candidate(orientation, False, z, 0.0, sigma=here.sigma(begun[z]))
+        begun: list[tuple[Modes, float | None, bool]] = []
+        if probe is not None:
+            begun += [(start, None, start is not probe) for start in starts(probe, orientation)]
+        else:
+            ladder = defocus_ladder_m(pattern, told.optics) if cold else []
+            known = [defocus_m] if defocus_m is not None and (signed or not orientation) else []
+            begun += [(pupil_probe(pattern, told.optics, z), z, False) for z in (*ladder, *known)]
+        sigmas = [here.sigma(start, 1) for start, _, _ in begun]
+        start, z, with_probe = begun[int(np.argmax(sigmas))]
+        return Candidate(orientation, False, z, 0.0, with_probe, sigma=max(sigmas)), lambda: here.sigma(start)
 
     found = [looked_at(orientation) for orientation in (ONE_OF_TWINS if cold else range(8))]
-    return sorted(found, key=lambda c: -c.sigma)
+    best = max(found[1:], key=lambda pair: pair[0].sigma)
+    whole = [replace(c, sigma=sigma()) if pair in (found[0], best) else c for pair in found for c, sigma in (pair,)]
+    return sorted(whole, key=lambda c: -c.sigma)
 
 
 def better(table: Sequence[Candidate]) -> Candidate | None:
@@ -194,5 +199,5 @@ def better(table: Sequence[Candidate]) -> Candidate | None:
     if not table:
         return None
     best, given = table[0], next(c for c in table if not c.orientation)
-    clear = best.sigma > max(KNOWN + 1, _TIMES * given.sigma, given.sigma + APART + 1)
+    clear = best.sigma > max(KNOWN + 1, _TIMES * given.sigma, given.sigma + APART)
     return best if best.orientation and clear else None
