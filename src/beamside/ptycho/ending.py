@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamside.ptycho.background import background_share
-from beamside.ptycho.foresight import KNOWN, SPREAD, Told
+from beamside.ptycho.foresight import FAINT, SPREAD, Told
 from beamside.ptycho.noise import Fit, fit, lit_pixels
 from beamside.ptycho.tables import well_lit
 from beamside.ptycho.workshop import Frames
@@ -81,7 +81,7 @@ def _foreseen(engine: Ptychography) -> tuple[float | None, float | None]:
         return None, None
     told = Told(engine.store, engine.positions_px, engine.optics, engine.likelihood, engine.options.seed, engine.lanes)
     sigma = told.sigma(engine.shop.probe, 1)
-    if sigma < 2 * KNOWN:
+    if sigma < FAINT:
         return told.sigma(engine.shop.probe), None
     return sigma, told.sigma(engine.shop.probe, 1, scale=SPREAD)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from beamside.ptycho.foresight import KNOWN, SPREAD
+from beamside.ptycho.foresight import FAINT, KNOWN, SPREAD
 from beamside.run.guard import Finding, Guard, Severity
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ def _dose(engine: Ptychography) -> Finding | None:
 
 def _unforeseen(engine: Ptychography) -> Finding | None:
     end = _at_the_end(engine)
-    if end is None or end.foreseen is None or end.foreseen >= KNOWN:
+    if end is None or end.foreseen is None or end.foreseen >= FAINT:
         return None
+    so = "nothing that the frames agree on was found" if end.foreseen < KNOWN else "the picture is mostly noise"
     return UNFORESEEN.finding(
-        f"frames left out are foreseen from the others with {end.foreseen:.1f} standard deviations of chance: what the "
-        "object shows is not in the frames, or not found.",
+        f"frames left out are foreseen from the others with {end.foreseen:.1f} standard deviations of chance: {so}.",
         sigma=end.foreseen,
     )
 
@@ -183,8 +183,8 @@ DOSE = Guard(
 )  # fmt: skip
 UNFORESEEN = Guard(
     "object.foreseen", "step", "significance with which frames left out are foreseen from the others and the probe "
-    "that was found (far field)", f"under {KNOWN:g} standard deviations of chance", "at most 3.5 where frames show "
-    "nothing or lie elsewhere; 8 where a picture can just be recognised, 20 to several hundred on good scans",
+    "that was found (far field)", f"under {FAINT:g} standard deviations of chance", "at most 4.3 where frames show "
+    "nothing, 5 to 9 where the picture's errors are as large as its contrast; 20 to several hundred on good scans",
     Severity.SUSPECT,
     "A misfit falls with noise that is fitted too; only frames that were not used tell an object from noise.",
     "Count for longer, or scan less area with the same counts; check that each frame has its own position, then the "

@@ -34,7 +34,9 @@ _LEAST_COUNTS = 0.02
 _SURE = 15.0
 """Significance from which a start from a sweep is not doubted: rivals reach three quarters of the right one."""
 KNOWN = 5.0
-"""Significance from which something is foreseen. Of a hundred starts on frames that show nothing none reached 3.5."""
+"""Significance from which something is foreseen. Starts on frames that show nothing reach 3.5."""
+FAINT = 10.0
+"""Significance of all parts together up to which the picture has errors as large as its contrast."""
 _TIMES = 1.2
 """Of the significance of the geometry as given, from which another one is the right one."""
 SPREAD = 1.2
