@@ -1,4 +1,8 @@
-"""Counts that are no diffraction: a level that lies on the dark part of every frame and does not change with it."""
+"""Counts that are no diffraction, and light that is not counted.
+
+A level lies on the dark part of every frame and does not change with it; pixels never count although their neighbours
+do; a beam fades while a scan goes on.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,33 @@ _FLAT, _BELOW = 1.5, 0.5
 _SPECKLE = 0.1
 """Variance beyond counting noise, relative to the square of the mean: 1 where light scattered by the object falls, less
 with several modes; none in a background."""
+_DEAD_BESIDE = 2000.0
+"""Counts of a neighbour, in a whole scan, beside which a pixel without one is dead: optics do not cut off that sharply,
+and of 0.5 % of them chance would bring ten."""
+_GROUPS, _LEAST_IN_GROUP, _STEADY = 10, 4, 0.9
+
+
+def dead_share(total_counts: NDArray[np.float64], valid: NDArray[np.float32]) -> tuple[int, float]:
+    """How many pixels that count as valid border on bright ones and have never counted, and what share they miss.
+
+    total_counts, valid: (N, N) of all frames, DC at the corner, where the detector's borders meet; what the dead
+    pixels miss is taken from their brightest neighbours.
+    """
+    beside = np.max([np.roll(total_counts, step, axis) for axis in (0, 1) for step in (-1, 1)], axis=0)
+    dead = (valid > 0) & (total_counts <= 0) & (beside > _DEAD_BESIDE)
+    return int(dead.sum()), float(beside[dead].sum() / max(float(total_counts.sum()), 1e-30))
+
+
+def fading(totals: NDArray[np.float64]) -> float:
+    """By what factor frames' counts (n,) rise or fall steadily in the order of the scan; 1 where they do not."""
+    if len(totals) < _GROUPS * _LEAST_IN_GROUP:
+        return 1.0
+    levels = np.array([np.median(group) for group in np.array_split(totals, _GROUPS)])
+    if levels.min() <= 0 or np.ptp(levels) == 0:
+        return 1.0
+    ranks = np.argsort(np.argsort(levels))
+    steady = abs(float(np.corrcoef(ranks, np.arange(_GROUPS))[0, 1])) >= _STEADY
+    return float(levels.max() / levels.min()) if steady else 1.0
 
 
 def background_share(counts: Array, valid: NDArray[np.float32]) -> float:

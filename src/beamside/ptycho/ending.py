@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from beamside.ptycho.background import background_share
+from beamside.ptycho.background import background_share, dead_share, fading
 from beamside.ptycho.foresight import FAINT, SPREAD, Told
 from beamside.ptycho.noise import Fit, fit, lit_pixels
 from beamside.ptycho.tables import well_lit
@@ -32,7 +32,8 @@ class Ending:
     both relative to its mean amplitude. breadth: of the scan across its longest direction, in beam widths; slender:
     the same relative to its length. foreseen: significance with which frames left out are foreseen from the others and
     the probe that was found; spread: the same with positions further apart; neither in the near field, or of a few
-    frames. background: share of the counts that lies flat under all of the detector.
+    frames. background: share of the counts that lies flat under all of the detector. dead, missed: pixels without a
+    count beside bright ones, and the share that they miss. fading: factor by which the frames' counts drift.
     """
 
     fit: Fit | None
@@ -45,6 +46,9 @@ class Ending:
     foreseen: float | None
     spread: float | None
     background: float
+    dead: int
+    missed: float
+    fading: float
 
 
 def ending_of(engine: Ptychography) -> Ending:
@@ -61,6 +65,8 @@ def ending_of(engine: Ptychography) -> Ending:
     if engine.errors and engine.options.solver not in _DUALS:
         found = fit(engine.errors[-1], store, engine.optics.detector.valid, engine.likelihood.floor)
     foreseen, spread = _foreseen(engine)
+    far = not engine.optics.near
+    dead, missed = dead_share(store.mean_pattern * len(active), engine.optics.detector.valid) if far else (0, 0.0)
     return Ending(
         fit=found,
         overlap=1 / max(own_share(light, lit, shop.corners[_some(active)]), 1e-30),
@@ -72,6 +78,9 @@ def ending_of(engine: Ptychography) -> Ending:
         foreseen=foreseen,
         spread=spread,
         background=_background(engine),
+        dead=dead,
+        missed=missed,
+        fading=fading(store.total[active]),
     )
 
 

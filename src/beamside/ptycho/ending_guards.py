@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
     from beamside.ptycho.noise import Fit
 
-_UNEXPLAINED = 0.5
+_UNEXPLAINED = 0.35
 _LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
-_REMARKABLE = 0.25
+_REMARKABLE = 0.12
 _SLENDER = 0.2
 _MOST_NOISE = 0.25
 """Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
 _SCALED = 1.04
 _STRONG_BACKGROUND, _BACKGROUND = 1.0, 0.2
 """Counts of a background relative to those that the object scatters: its contrast squared, of all."""
+_DEAD = 0.005
+_FADED, _FADES = 2.0, 1.5
 SETTLED_FROM = 20
 
 
@@ -143,16 +145,54 @@ def _lies_flat(guard: Guard, end: Ending) -> Finding:
     )
 
 
+def _dead(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    return None if end is None or end.missed <= _DEAD else _never_counts(DEAD, end)
+
+
+def _some_dead(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    return None if end is None or not end.dead or end.missed > _DEAD else _never_counts(SOME_DEAD, end)
+
+
+def _never_counts(guard: Guard, end: Ending) -> Finding:
+    return guard.finding(
+        f"{end.dead:,} pixels beside bright ones have never counted, where about {end.missed:.2%} of all counts should "
+        "have fallen.",
+        pixels=end.dead,
+        share=end.missed,
+    )
+
+
+def _faded(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    return None if end is None or end.fading < _FADED else _drifts(FADED, end)
+
+
+def _fades(engine: Ptychography) -> Finding | None:
+    end = _at_the_end(engine)
+    return None if end is None or not _FADES <= end.fading < _FADED else _drifts(FADES, end)
+
+
+def _drifts(guard: Guard, end: Ending) -> Finding:
+    return guard.finding(
+        f"the frames' counts change steadily by a factor of {end.fading:.2g} from the first to the last.",
+        factor=end.fading,
+    )
+
+
 EXPLAINED = Guard(
     "frames.explained", "step", "misfit beyond counting noise at the end, relative to that of the mean pattern",
-    f"over {_UNEXPLAINED:g}", "under 0.1 on healthy scans; 0.7 with positions late by a frame, 0.9 shuffled",
+    f"over {_UNEXPLAINED:g}", "under 0.1 on healthy scans; 0.3 to 0.5 with half of the frames late by one, 0.7 with "
+    "all of them, 0.9 shuffled",
     Severity.SUSPECT, "A model that knows hardly more of a frame than the mean of all of them has not found the "
     "object, whatever its picture looks like.",
     "Check that each frame has its own position (first number, lag), then axes and units; mask hot pixels.", _explained,
 )  # fmt: skip
 PARTLY = Guard(
     "frames.explained", "step", "misfit beyond counting noise at the end, relative to that of the mean pattern",
-    f"over {_REMARKABLE:g}", "0.42 with positions off by 3 px, 0.46 with a beam that flickers by 20 %", Severity.NOTE,
+    f"over {_REMARKABLE:g}", "0.1 to 0.2 behind a beam stop, with positions off by 2 px, or that drift by 6 px",
+    Severity.NOTE,
     "Something that the model does not know is at work; the picture has errors of its own.",
     "Try --refine-positions, further --modes, or --background; look at the beam's stability.", _partly_explained,
 )  # fmt: skip
@@ -213,7 +253,36 @@ BACKGROUND = Guard(
     "What does not come from the object is fitted as fine detail of object and probe.",
     "Give the background by --background or --dark.", _background,
 )  # fmt: skip
+DEAD = Guard(
+    "frames.dead", "step", "pixels without a single count beside bright ones, and their share of the light by these "
+    "(far field)", f"over {_DEAD:.1%}", "a beam stop, a gap or a dead quadrant misses 1 % or more along its rim; "
+    "optics cut off nothing so sharply", Severity.SUSPECT,
+    "Pixels that cannot count are fitted as if no light fell there.",
+    "Give --mask with zeros at these pixels.", _dead,
+)  # fmt: skip
+SOME_DEAD = Guard(
+    "frames.dead", "step", "pixels without a single count beside bright ones (far field)", "any",
+    "optics cut off nothing so sharply", Severity.NOTE,
+    "Pixels that cannot count are fitted as if no light fell there.",
+    "Give --mask with zeros at these pixels.", _some_dead,
+)  # fmt: skip
+FADED = Guard(
+    "frames.fading", "step", "largest to smallest of the medians of ten groups of frames, in their order, where they "
+    "rise or fall steadily", f"{_FADED:g} or more",
+    "up to 1.42 on healthy scans, of objects that absorb up to 40 %", Severity.SUSPECT,
+    "A beam that fades looks like an object that absorbs where the scan was late; where no place is visited twice at "
+    "different times, the data do not tell the two apart.",
+    "Divide the frames by a monitor of the beam, or scan in an order that comes back to the same places.", _faded,
+)  # fmt: skip
+FADES = Guard(
+    "frames.fading", "step", "largest to smallest of the medians of ten groups of frames, in their order, where they "
+    "rise or fall steadily", f"{_FADES:g} or more",
+    "up to 1.42 on healthy scans, of objects that absorb up to 40 %", Severity.NOTE,
+    "A beam that fades looks like an object that absorbs where the scan was late.",
+    "Compare with a monitor of the beam.", _fades,
+)  # fmt: skip
 
 ENDING_GUARDS = (
-    EXPLAINED, PARTLY, OVERLAP, LINE, WINDOW, DOSE, UNFORESEEN, SCALE, STRONG_BACKGROUND, BACKGROUND,
+    EXPLAINED, PARTLY, OVERLAP, LINE, WINDOW, DOSE, UNFORESEEN, SCALE, STRONG_BACKGROUND, BACKGROUND, DEAD,
+    SOME_DEAD, FADED, FADES,
 )  # fmt: skip
