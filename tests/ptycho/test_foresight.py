@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from beamside.ptycho.background import background_share
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.foresight import FAINT, KNOWN, Told, agreement_of, better, focus
 from beamside.ptycho.orientation import Candidate, oriented
@@ -182,34 +181,3 @@ def test_a_distance_that_is_too_long_is_suspect() -> None:
         engine = scene.run(made, scene.options(iterations_after_close=20), head=head)
         assert (finding(engine, "geometry.scale") is not None) == wanted, times
         assert engine.ending.foreseen is not None and engine.ending.foreseen > FAINT
-
-
-# ---- a background
-
-
-def test_only_a_level_without_speckle_is_a_background() -> None:
-    rng = np.random.default_rng(2)
-    y, x = np.mgrid[:32, :32] - 16
-    bright = 400 * np.exp(-(np.hypot(y, x) ** 2) / 20)
-    valid = np.ones((32, 32), np.float32)
-
-    def share(mean: NDArray[np.float64], valid: NDArray[np.float32] = valid) -> float:
-        return background_share(rng.poisson(np.broadcast_to(mean, (100, 32, 32))).astype(np.uint16), valid)
-
-    level = share(bright + 5)
-    assert level == pytest.approx(5 * 1024 / (bright.sum() + 5 * 1024), rel=0.05)
-    stop = (np.hypot(y, x) > 3).astype(np.float32)
-    assert share((bright + 5) * stop) > 0.1 and share(bright + 5, stop) > 0.1, "with dead pixels, or masked ones"
-    assert share(bright) == 0 and share(np.full((32, 32), 50.0)) == 0, "none, or a cone that fills the detector"
-    speckle = rng.exponential(5.0, (100, 32, 32)) + bright
-    assert background_share(rng.poisson(speckle).astype(np.uint16), valid) == 0
-
-
-@pytest.mark.parametrize(("level", "wanted"), [(0.0, None), (0.3, "note"), (10.0, "suspect")])
-def test_a_background_is_judged_by_what_the_object_scatters(level: float, wanted: str | None, tmp_path: Path) -> None:
-    made = scene.scan(120)
-    pixels = scene.counts(made) + np.random.default_rng(3).poisson(level, scene.counts(made).shape).astype(np.uint16)
-    source = Pieces(made, [np.arange(120)], pixels=pixels)
-    outcome, found = run_pieces(tmp_path / "run", source, scene.options(made))
-    assert [severity for name, severity, _ in found if name == "frames.background"] == ([wanted] if wanted else [])
-    assert outcome.verdict == ("suspect" if wanted == "suspect" else "trusted")

@@ -30,9 +30,14 @@ def dead_share(total_counts: NDArray[np.float64], valid: NDArray[np.float32]) ->
     total_counts, valid: (N, N) of all frames, DC at the corner, where the detector's borders meet; what the dead
     pixels miss is taken from their brightest neighbours.
     """
-    beside = np.max([np.roll(total_counts, step, axis) for axis in (0, 1) for step in (-1, 1)], axis=0)
+    # A hot pixel, bright by itself, says nothing of those around it.
+    beside = _largest_beside(np.minimum(total_counts, _largest_beside(total_counts)))
     dead = (valid > 0) & (total_counts <= 0) & (beside > _DEAD_BESIDE)
     return int(dead.sum()), float(beside[dead].sum() / max(float(total_counts.sum()), 1e-30))
+
+
+def _largest_beside(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.max([np.roll(image, step, axis) for axis in (0, 1) for step in (-1, 1)], axis=0))
 
 
 def fading(totals: NDArray[np.float64]) -> float:

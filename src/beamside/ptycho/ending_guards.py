@@ -22,7 +22,7 @@ _SCALED = 1.04
 _STRONG_BACKGROUND, _BACKGROUND = 1.0, 0.2
 """Counts of a background relative to those that the object scatters: its contrast squared, of all."""
 _DEAD = 0.005
-_FADED, _FADES = 2.0, 1.5
+_FADED, _FADES = 1.7, 1.5
 SETTLED_FROM = 20
 
 

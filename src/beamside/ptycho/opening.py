@@ -63,10 +63,10 @@ class Opening:
         assumed = self.assumed
         if not self.geometry or assumed is None:
             return None
+        if self.foreseen:
+            return better(self.foreseen)
         best = self.geometry[0]
-        if best is not assumed and best.clearly_beats(assumed):
-            return best
-        return better(self.foreseen)
+        return best if best is not assumed and best.clearly_beats(assumed) else None
 
     def advance(self, engine: Ptychography) -> str:
         """The next task; what it was, in words."""
@@ -117,7 +117,7 @@ class Opening:
                 *told, probe, defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=seed, lanes=lanes,
                 hurried=True, among=(0, HALF_TURN) if fits else None,
             )  # fmt: skip
-        if self.optics.near or self.better is not None:
+        if self.optics.near or (self.better is not None and not given.noisy):
             return
         # At a low dose a wrong geometry fits, and seems to learn, as well as a right one.
         left_out = self._told(engine)

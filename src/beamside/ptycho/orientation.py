@@ -88,6 +88,11 @@ class Candidate:
         """Whether its frames agree so well that no other geometry need be looked at."""
         return self.learnt >= _LEARNS and self.misfit <= _FITS * self.floored
 
+    @property
+    def noisy(self) -> bool:
+        """Whether most of its misfit is counting noise, of which the misfits of two geometries say little."""
+        return self.floored > 0 and self.misfit <= _FITS * self.floored
+
     def clearly_beats(self, other: Candidate) -> bool:
         """By what noise does not explain, or, at low dose, where the other one learns nothing from the frames' overlap.
 
