@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from beamside.ptycho.background import background_share, dead_share, fading
 from beamside.ptycho.foresight import FAINT, SPREAD, Told
 from beamside.ptycho.noise import Fit, fit, lit_pixels
+from beamside.ptycho.start import LOOK_FRAMES
 from beamside.ptycho.tables import well_lit
 from beamside.ptycho.workshop import Frames
 
@@ -89,10 +90,10 @@ def _foreseen(engine: Ptychography) -> tuple[float | None, float | None]:
     if engine.optics.near or len(engine.active) < _LEAST_FRAMES:
         return None, None
     told = Told(engine.store, engine.positions_px, engine.optics, engine.likelihood, engine.options.seed, engine.lanes)
-    sigma = told.sigma(engine.shop.probe, 1)
+    sigma = told.sigma(engine.shop.probe, 1, most=LOOK_FRAMES)
     if sigma < FAINT:
         return told.sigma(engine.shop.probe), None
-    return sigma, told.sigma(engine.shop.probe, 1, scale=SPREAD)
+    return sigma, told.sigma(engine.shop.probe, 1, scale=SPREAD, most=LOOK_FRAMES)
 
 
 def _background(engine: Ptychography) -> float:

@@ -22,7 +22,7 @@ from beamside.ptycho.orientation import ONE_OF_TWINS, Candidate, starts, turned
 from beamside.ptycho.probe import Modes, scaled_to
 from beamside.ptycho.solvers.accelerated import Accelerated
 from beamside.ptycho.solvers.base import Pass
-from beamside.ptycho.start import GLANCE_ITERATIONS, defocus_ladder_m, pupil_probe, trial_frames
+from beamside.ptycho.start import GLANCE_ITERATIONS, LOOK_FRAMES, defocus_ladder_m, pupil_probe, trial_frames
 from beamside.ptycho.workshop import Frames, Likelihood, Workshop
 from beamside.run.engine import Array
 
@@ -56,12 +56,12 @@ class Told:
     seed: int
     lanes: int
 
-    def sigma(self, probe: Modes, parts: int = FOLDS, *, scale: float = 1.0) -> float:
+    def sigma(self, probe: Modes, parts: int = FOLDS, *, scale: float = 1.0, most: int = _MOST_FRAMES) -> float:
         """Significance with which frames are foreseen from others and a start probe, `parts` of the folds left out.
 
-        scale: of the positions, about their centre.
+        scale: of the positions, about their centre. most: of the frames; the significance grows with their root.
         """
-        frames = trial_frames(self.positions_px, self.store.usable, _MOST_FRAMES)
+        frames = trial_frames(self.positions_px, self.store.usable, most)
         centre = self.positions_px[frames].mean(0)
         places = (self.positions_px - centre) * scale + centre
         order = np.random.default_rng([self.seed, len(frames)]).permutation(frames)
@@ -186,7 +186,7 @@ def turns(told: Told, probe: Modes | None, *, defocus_m: float | None, signed: b
             ladder = defocus_ladder_m(pattern, told.optics) if cold else []
             known = [defocus_m] if defocus_m is not None and (signed or not orientation) else []
             begun += [(pupil_probe(pattern, told.optics, z), z, False) for z in (*ladder, *known)]
-        sigmas = [here.sigma(start, 1) for start, _, _ in begun]
+        sigmas = [here.sigma(start, 1, most=LOOK_FRAMES) for start, _, _ in begun]
         start, z, with_probe = begun[int(np.argmax(sigmas))]
         return Candidate(orientation, False, z, 0.0, with_probe, sigma=max(sigmas)), lambda: here.sigma(start)
 

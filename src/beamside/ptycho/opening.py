@@ -112,6 +112,8 @@ class Opening:
         fits = given.learns and not self.optics.near
         if fits and (not self.signed or (probe is not None and not is_its_twin(probe))):
             self.geometry = [given]
+        elif given.noisy and not fits:
+            self.geometry = [given]  # frames left out say more
         else:
             self.geometry = compare(
                 *told, probe, defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=seed, lanes=lanes,
