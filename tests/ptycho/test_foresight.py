@@ -113,7 +113,7 @@ def test_a_strong_object_costs_one_look_and_foci_that_are_alike_are_suspect(monk
     found = focus(scan, TRUE_M)
     assert found.defocus_m == TRUE_M and found.rival_m is None and len(looks) == 1
     # As certain here as there: the data do not say.
-    monkeypatch.setattr(Told, "sigma", lambda self, probe, parts=4: 8.0)
+    monkeypatch.setattr(Told, "sigma", lambda self, probe, *parts, **more: 8.0)
     tied = focus(scan, TRUE_M)
     assert tied.open
     engine = opened(scene.scan(60))

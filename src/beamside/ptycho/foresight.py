@@ -33,6 +33,9 @@ _LEAST_COUNTS = 0.02
 """Mean counts of a pixel below which it is left out: what falls there once in a scan is no measure of anything."""
 _SURE = 15.0
 """Significance from which a start from a sweep is not doubted: rivals reach three quarters of the right one."""
+UNDOUBTED = 65.0
+"""Significance of frames left out from which a geometry that fits is not doubted: wrong ones that seemed to fit reached
+15 to 50, at up to 30,000 counts a frame; right ones have 75 to 115 at 10,000 to 30,000, and 100 to 500 at 100,000."""
 KNOWN = 5.0
 """Significance from which something is foreseen. Starts on frames that show nothing reach 3.5."""
 FAINT = 10.0

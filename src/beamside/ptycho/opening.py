@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beamside.errors import InputError
-from beamside.ptycho.foresight import Focus, Told, better, focus, turns
+from beamside.ptycho.foresight import UNDOUBTED, Focus, Told, better, focus, turns
 from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.options import PtychoOptions, StartProbe
@@ -24,9 +24,6 @@ _LEAST_FOR_GEOMETRY = 20
 """With fewer frames than this no misfit tells two geometries apart."""
 BEATEN = 0.8
 """Misfit of a start without the given probe, relative to that with it, from which the probe does harm."""
-_FORESEEN = 65.0
-"""Significance of frames left out from which a geometry that fits is not doubted: wrong ones that seemed to fit reached
-15 to 50, at up to 30,000 counts a frame; right ones have 75 to 115 at 10,000 to 30,000, and 100 to 500 at 100,000."""
 _POOR = 4.0
 """Misfit of a given probe, relative to what counting noise explains, from which a start without it is tried: right ones
 have 1.4 to 1.9 after four iterations, probes of another instrument 5 (at low dose) to several hundred."""
@@ -123,7 +120,7 @@ class Opening:
             return
         # At a low dose a wrong geometry fits, and seems to learn, as well as a right one.
         left_out = self._told(engine)
-        if not fits or left_out.sigma(engine.shop.probe, 1) < _FORESEEN:
+        if not fits or left_out.sigma(engine.shop.probe, 1) < UNDOUBTED:
             self.foreseen = turns(left_out, probe, defocus_m=self.defocus_m, signed=self.signed)
 
     def _told(self, engine: Ptychography) -> Told:
