@@ -126,9 +126,9 @@ def test_a_strong_object_costs_one_look_and_foci_that_are_alike_are_suspect(monk
 # ---- axes
 
 
-@pytest.mark.parametrize("turn", [1, 5])
+@pytest.mark.parametrize("turn", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_wrong_axis_at_a_thousand_counts_is_named_from_a_cold_start(turn: int) -> None:
-    made = scene.scan(200, photons=1e3, seed=2)
+    made = scene.scan(120, photons=1e3, seed=2)
     assert finding(opened(made), "geometry.parity") is None
     engine = opened(made, oriented(scene.counts(made), turn))
     seen = finding(engine, "geometry.parity")
@@ -154,8 +154,8 @@ def test_another_orientation_must_be_clearly_ahead() -> None:
 
 @pytest.mark.parametrize(("power", "photons", "wanted"), [(0.02, 1e5, "suspect"), (0.1, 1e6, "trusted")])
 def test_a_picture_of_noise_is_suspect_in_a_real_run(power: float, photons: float, wanted: str, tmp_path: Path) -> None:
-    made = weak(power, photons, seed=1)
-    source = Pieces(made, [np.arange(200)])
+    made = weak(power, photons, seed=1, frames=120)
+    source = Pieces(made, [np.arange(made.recipe.frames)])
     outcome, found = run_pieces(tmp_path / "run", source, scene.options(check_geometry=True))
     assert outcome.verdict == wanted
     assert ("object.foreseen" in {name for name, _, _ in found}) == (wanted == "suspect")
