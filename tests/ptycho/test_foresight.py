@@ -76,6 +76,17 @@ def test_a_beam_that_flickers_proves_nothing() -> None:
     assert max(v for _, v in found) < 1e-6
 
 
+def test_what_is_not_counts_is_foreseen_at_any_scale() -> None:
+    made = scene.scan(150)
+    found = []
+    for scale in (1.0, 1e-6):
+        pixels = (scale * (scene.counts(made) + 0.5)).astype(np.float32)
+        engine = scene.run(made, scene.options(made), pixels=pixels)
+        assert finding(engine, "object.foreseen") is None
+        found.append(engine.ending.foreseen)
+    assert found[0] is not None and found[0] > 2 * FAINT and found[1] == pytest.approx(found[0], rel=0.05)
+
+
 def test_positions_of_other_frames_foresee_nothing() -> None:
     right = told(scene.scan(150))
     probe = pupil_probe(right.store.mean_pattern, right.optics, TRUE_M)

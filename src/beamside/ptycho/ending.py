@@ -26,7 +26,8 @@ _DUALS = ("dm", "raar")
 
 @dataclass(frozen=True)
 class Ending:
-    """fit: of the frames; None where the solver's misfit is of something else.
+    """fit: of the frames; None where the solver's misfit is of something else. counted: whether they are counts, of
+    which the noise is known.
 
     overlap: all light on a frame's pixels relative to its own. beam_share: of the window that the beam fills.
     contrast, noise: standard deviation of the object where it is well lit, and what counting noise alone makes of it,
@@ -38,6 +39,7 @@ class Ending:
     """
 
     fit: Fit | None
+    counted: bool
     overlap: float
     beam_share: float
     contrast: float
@@ -70,6 +72,7 @@ def ending_of(engine: Ptychography) -> Ending:
     dead, missed = dead_share(store.mean_pattern * len(active), engine.optics.detector.valid) if far else (0, 0.0)
     return Ending(
         fit=found,
+        counted=store.integer,
         overlap=1 / max(own_share(light, lit, shop.corners[_some(active)]), 1e-30),
         beam_share=area_px / engine.size**2,
         contrast=float(inside.std()) / max(amplitude, 1e-30) if inside.size else 0.0,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _UNEXPLAINED = 0.35
 _LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
 _REMARKABLE = 0.12
+_BORNE = 25.0
+"""Significance of frames left out: 44 and more on good scans that are not counts, up to 16 on shuffled ones."""
 _SLENDER = 0.2
 _MOST_NOISE = 0.25
 """Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
@@ -32,9 +34,13 @@ def _at_the_end(engine: Ptychography) -> Ending | None:
 
 def _explained(engine: Ptychography) -> Finding | None:
     end = _at_the_end(engine)
-    if end is None or end.fit is None or end.fit.unexplained <= _UNEXPLAINED:
-        return None
-    return _left_over(EXPLAINED, end.fit)
+    return None if end is None or end.fit is None or not _hardly(end) else _left_over(EXPLAINED, end.fit)
+
+
+def _hardly(end: Ending) -> bool:
+    """Whether too much is unexplained; of what is not counts, noise is a part of that, and frames left out decide."""
+    borne = not end.counted and end.foreseen is not None and end.foreseen >= _BORNE
+    return end.fit is not None and end.fit.unexplained > _UNEXPLAINED and not borne
 
 
 def _partly_explained(engine: Ptychography) -> Finding | None:
@@ -42,7 +48,7 @@ def _partly_explained(engine: Ptychography) -> Finding | None:
     # In the near field the last quarter takes more iterations than a run has by default.
     if end is None or end.fit is None or engine.optics.near:
         return None
-    if not _REMARKABLE < end.fit.unexplained <= _UNEXPLAINED:
+    if end.fit.unexplained <= _REMARKABLE or _hardly(end):
         return None
     return _left_over(PARTLY, end.fit)
 

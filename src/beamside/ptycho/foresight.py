@@ -29,8 +29,10 @@ from beamside.run.engine import Array
 FOLDS = 4
 """A part of the frames is left out at a time."""
 _MOST_FRAMES = 200
+_LEAST_SHARE = 1e-3
 _LEAST_COUNTS = 0.02
-"""Mean counts of a pixel below which it is left out: what falls there once in a scan is no measure of anything."""
+"""Mean counts of a pixel below which it is left out: what falls there once in a scan is no measure of anything.
+Of what is not counts, share of the brightest pixel."""
 _SURE = 15.0
 """Significance from which a start from a sweep is not doubted: rivals reach three quarters of the right one."""
 UNDOUBTED = 65.0
@@ -92,7 +94,8 @@ class Told:
             shop.shut()
         foreseen, counts = (np.concatenate([pair[k] for pair in parts]) for k in (0, 1))
         valid = self.optics.detector.valid
-        return agreement_of(foreseen * valid, counts * valid, self._counts(seen).mean(0, dtype=np.float64) * valid)
+        pattern = self._counts(seen).mean(0, dtype=np.float64) * valid
+        return agreement_of(foreseen * valid, counts * valid, pattern, counted=self.store.integer)
 
     def _counts(self, frames: Frames) -> Array:
         counts, rows = self.store.block(frames)
@@ -107,19 +110,22 @@ def intensity(shop: Workshop, lane: int, block: Frames) -> NDArray[np.float64]:
 
 
 def agreement_of(
-    foreseen: NDArray[np.float64], counts: Array, mean_pattern: NDArray[np.float64]
+    foreseen: NDArray[np.float64], counts: Array, mean_pattern: NDArray[np.float64], *, counted: bool = True
 ) -> tuple[float, float]:
     """Sum of what differs from the mean pattern times what was foreseen to, and the variance of that by chance.
 
     foreseen, counts: (k, N, N). A frame's total is taken as it is, so that a beam that flickers, or an object that
-    merely absorbs here more than there, proves nothing.
+    merely absorbs here more than there, proves nothing. counted: counts have the variance of counts; what is not
+    counts has that with which it is seen to differ, of which a strong object is a part.
     """
     total = counts.sum((1, 2), keepdims=True, dtype=np.float64)
     expected = total * (mean_pattern / max(float(mean_pattern.sum()), 1e-30))
     shape = foreseen / np.maximum(foreseen.sum((1, 2), keepdims=True), 1e-30)
     differs = total * (shape - shape.mean(0))
-    weight = np.where(mean_pattern > _LEAST_COUNTS, 1 / np.maximum(mean_pattern, _LEAST_COUNTS), 0.0) * differs
-    return float((weight * (counts - expected)).sum()), float((weight**2 * expected).sum())
+    least = _LEAST_COUNTS if counted else max(_LEAST_SHARE * float(mean_pattern.max()), 1e-30)
+    weight = np.where(mean_pattern > least, 1 / np.maximum(mean_pattern, least), 0.0) * differs
+    found = counts - expected
+    return float((weight * found).sum()), float((weight**2 * (expected if counted else found**2)).sum())
 
 
 @dataclass(frozen=True)
