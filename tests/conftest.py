@@ -57,6 +57,20 @@ def relion() -> Callable[[str], str]:
     return find
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where all oracles must be there."""
+    parser.addoption("--no-skips", action="store_true", help="a skipped test fails the run")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With --no-skips an oracle that is absent, whether a test or its whole module was skipped, is a failure."""
+    if not session.config.getoption("no_skips"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped") and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` skip themselves where there is no CUDA device."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -110,6 +110,20 @@ def test_check_geometry_says_whether_the_geometry_fits(folder: Path, capsys: pyt
     assert "give --orientation 3" in signed and "opposite defocus" in signed
 
 
+def test_check_geometry_asks_frames_left_out_where_misfits_are_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = scene.scan(150, photons=1e3, seed=2)
+    write_scan(tmp_path / "scan.cxi", made)
+    np.save(tmp_path / "probe.npy", scene.start_probe(made, off=1.1).modes)
+    check = ("ptycho", "check-geometry", tmp_path / "scan.cxi", "--threads", 1, "--probe", tmp_path / "probe.npy")
+    assert here(*check) == 0
+    said = capsys.readouterr().out
+    assert "counting noise" in said and "The geometry as given is the best" in said
+    assert here(*check, "--orientation", 1) == 1
+    assert "foreseen clearly better with y reversed: give --orientation 0" in capsys.readouterr().out
+
+
 def test_a_scan_that_lost_frames_still_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = scene.Scan(scene.scan(150, lost=0.1).recipe)
     write_scan(tmp_path / "scan.cxi", made)

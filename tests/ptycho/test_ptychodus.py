@@ -1,6 +1,6 @@
 """ptychodus opens a result with its own library, and its exit waves are ours: frames come back out of them.
 
-Its requirements are pinned tightly, so it has an interpreter of its own: BEAMSIDE_PTYCHODUS names it.
+It is in the environment of `make oracles`; BEAMSIDE_PTYCHODUS names another interpreter that has it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def interpreter() -> str:
     return sys.executable
 
 
+@pytest.mark.oracle
 def test_ptychodus_reads_a_result(tmp_path: Path) -> None:
     python = interpreter()
     made = scene.scan()

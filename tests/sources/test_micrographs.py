@@ -164,6 +164,7 @@ def write_eer(path: Path, movie: NDArray[np.bool_], *, with_sum: bool) -> None:
     path.write_bytes(big_tiff(pages, (movie.shape[1], movie.shape[2])))
 
 
+@pytest.mark.oracle
 @pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is None, reason="imagecodecs is not installed")
 @pytest.mark.parametrize("with_sum", [False, True])
 def test_eer_movies_are_cut_into_even_and_odd_frames(tmp_path: Path, with_sum: bool) -> None:

@@ -24,7 +24,7 @@ from beamside.sources.scan_options import ScanOptions
 from beamside.sources.tiled_scan import TiledScan
 from tests.formats import scan_files as made
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 START = {"energy_keV": made.ENERGY_KEV, "distance_m": made.DISTANCE_M, "detector_pixel_m": made.PIXEL_M, "uid": "abc-1"}
 
 

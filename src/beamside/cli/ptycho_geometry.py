@@ -20,11 +20,12 @@ def check(path: Path, scan_options: ScanOptions, options: PtychoOptions) -> int:
     """Print the table; 0 when the geometry as given is the best or its equal, else 1."""
     from beamside.compute.lanes import available_threads
     from beamside.ptycho.advice import Given
+    from beamside.ptycho.foresight import UNDOUBTED, Told, turns
     from beamside.ptycho.frames import FrameStore
     from beamside.ptycho.noise import choose_likelihood
     from beamside.ptycho.optics import optics_of
     from beamside.ptycho.orientation import compare, dc_offset_px
-    from beamside.ptycho.start import flat_probe, sweep
+    from beamside.ptycho.start import flat_probe, pupil_probe, sweep
     from beamside.sources.scans import ScanFile
 
     source = ScanFile(path, scan_options)
@@ -63,6 +64,10 @@ def check(path: Path, scan_options: ScanOptions, options: PtychoOptions) -> int:
     )  # fmt: skip
     given = Given.of(header.fields)
     _print(table, given)
+    told = Told(store, positions, optics, noise, options.seed, lanes)
+    start = pupil_probe(store.mean_pattern, optics, z or 0.0) if probe is None else probe
+    if _as_given(table).noisy and not optics.near and told.sigma(start, 1) < UNDOUBTED:
+        return _foreseen(turns(told, probe, defocus_m=z, signed=signed), given, signed=signed)
     return _verdict(table, given, signed=signed)
 
 
@@ -92,14 +97,41 @@ def _verdict(table: list[Candidate], given: Given, *, signed: bool) -> int:
     from beamside.ptycho import advice
 
     best = table[0]
-    now = min((c for c in table if c.orientation == 0 and not c.dc_moved), key=lambda c: c.misfit)
-    if not best.clearly_beats(now):
+    if not best.clearly_beats(_as_given(table)):
         print("The geometry as given fits as well as any.")
-        if not signed:
-            print(
-                "Frames turned by 180 degrees fit as well, with the conjugate object and the opposite defocus: the "
-                "data alone do not tell these twins apart; a start probe or a --defocus of known sign does."
-            )
+        _say_twins(signed=signed)
         return 0
     print(f"The frames fit clearly better with {best.name}: {advice.sentence(best, given, signed=signed)}.")
     return 1
+
+
+def _as_given(table: list[Candidate]) -> Candidate:
+    return min((c for c in table if c.orientation == 0 and not c.dc_moved), key=lambda c: c.misfit)
+
+
+def _foreseen(table: list[Candidate], given: Given, *, signed: bool) -> int:
+    """What frames left out say, where misfits are mostly counting noise."""
+    from beamside.ptycho import advice
+    from beamside.ptycho.foresight import KNOWN, better
+
+    now, best = next(c for c in table if not c.orientation), better(table)
+    print("Most of each misfit is counting noise. Frames left out are foreseen from the others, in units of chance:")
+    for c in table:
+        print(f"{c.sigma:10.1f}  {c.name}")
+    if best is not None:
+        print(f"They are foreseen clearly better with {best.name}: {advice.sentence(best, given, signed=signed)}.")
+        return 1
+    if now.sigma < KNOWN:
+        print("That is nothing in any geometry: these frames do not say which is right.")
+        return 1
+    print("The geometry as given is the best.")
+    _say_twins(signed=signed)
+    return 0
+
+
+def _say_twins(*, signed: bool) -> None:
+    if not signed:
+        print(
+            "Frames turned by 180 degrees fit as well, with the conjugate object and the opposite defocus: the "
+            "data alone do not tell these twins apart; a start probe or a --defocus of known sign does."
+        )

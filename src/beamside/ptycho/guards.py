@@ -8,24 +8,18 @@ import numpy as np
 
 from beamside.ptycho import advice
 from beamside.ptycho.advice import Given
+from beamside.ptycho.ending_guards import ENDING_GUARDS, SETTLED_FROM
+from beamside.ptycho.foresight import APART
 from beamside.ptycho.opening import BEATEN
 from beamside.ptycho.orientation import CLEARLY, dc_offset_px, dc_sharpness
 from beamside.run.guard import Finding, Guard, Severity
 
 if TYPE_CHECKING:
-    from beamside.ptycho.ending import Ending
     from beamside.ptycho.engine import Ptychography
-    from beamside.ptycho.noise import Fit
 
 _REGRESS = 0.5
-_UNEXPLAINED = 0.5
-_LEAST_OVERLAP, _LEAST_BREADTH, _MOST_BEAM, _LEAST_CONTRAST = 1.5, 0.15, 0.5, 1.3
-_REMARKABLE = 0.25
-_SLENDER, _CLIPPED = 0.2, 0.01
-_MOST_NOISE = 0.25
-"""Of the amplitude; from there on what is noise in the object is no longer told by how much it varies."""
+_CLIPPED = 0.01
 _DRIFTS = 4
-_SETTLED_FROM = 20
 _SHARP = 0.2
 """A pattern as wide as the detector has no centre to speak of; nothing is said about it."""
 
@@ -49,12 +43,36 @@ def _parity(engine: Ptychography) -> Finding | None:
     if engine.iteration or opening.pending or best is None or assumed is None:
         return None
     say = advice.sentence(best, Given.of(engine.header.fields), signed=opening.signed)
+    if best in opening.foreseen:
+        given = next(c for c in opening.foreseen if not c.orientation)
+        return PARITY.finding(
+            f"frames left out are foreseen from the others with {best.name} ({best.sigma:.0f} standard deviations of "
+            f"chance, {given.sigma:.0f} as given): {say}.",
+            best=best.orientation,
+            sigma=best.sigma,
+            given=given.sigma,
+        )
     return PARITY.finding(
         f"the frames fit better with {best.name} (misfit {best.misfit:.0f} a frame, {assumed.misfit:.0f} as given): "
         f"{say}.",
         best=best.orientation,
         misfit=best.misfit,
         assumed=assumed.misfit,
+    )
+
+
+def _open_focus(engine: Ptychography) -> Finding | None:
+    found = engine.opening.focus
+    if engine.iteration or engine.opening.pending or found is None or found.rival_m is None or not found.open:
+        return None
+    return OPEN_FOCUS.finding(
+        f"a start with a defocus of {found.defocus_m * 1e3:+.3g} mm foresees frames left out with {found.sigma:.0f} "
+        f"standard deviations of chance, one of {found.rival_m * 1e3:+.3g} mm with {found.rival_sigma:.0f}: these data "
+        "do not say which of them it is.",
+        defocus_m=found.defocus_m,
+        sigma=found.sigma,
+        rival_m=found.rival_m,
+        rival_sigma=found.rival_sigma,
     )
 
 
@@ -123,79 +141,11 @@ def _diverged(engine: Ptychography) -> Finding | None:
 
 def _regress(engine: Ptychography) -> Finding | None:
     change, engine.regress = engine.regress, 0.0
-    if change <= _REGRESS or engine.iteration < _SETTLED_FROM:
+    if change <= _REGRESS or engine.iteration < SETTLED_FROM:
         return None
     return REGRESS.finding(
         f"frames that arrived at iteration {engine.iteration} changed {change:.0%} of the contrast of what was known.",
         change=change,
-    )
-
-
-def _at_the_end(engine: Ptychography) -> Ending | None:
-    return engine.ending if engine.finished and engine.iteration >= _SETTLED_FROM else None
-
-
-def _explained(engine: Ptychography) -> Finding | None:
-    end = _at_the_end(engine)
-    if end is None or end.fit is None or end.fit.unexplained <= _UNEXPLAINED:
-        return None
-    return _left_over(EXPLAINED, end.fit)
-
-
-def _partly_explained(engine: Ptychography) -> Finding | None:
-    end = _at_the_end(engine)
-    # In the near field the last quarter takes more iterations than a run has by default.
-    if end is None or end.fit is None or engine.optics.near:
-        return None
-    if not _REMARKABLE < end.fit.unexplained <= _UNEXPLAINED:
-        return None
-    return _left_over(PARTLY, end.fit)
-
-
-def _left_over(guard: Guard, found: Fit) -> Finding:
-    return guard.finding(
-        f"the object and the probe leave {min(1.0, found.unexplained):.0%} of what differs between frames unexplained "
-        f"(misfit {found.model:.0f} a frame; counting noise alone {found.noise:.0f}, the mean pattern as a model of "
-        f"every frame {found.mean_pattern:.0f}).",
-        unexplained=found.unexplained,
-        misfit=found.model,
-        noise=found.noise,
-        mean_pattern=found.mean_pattern,
-    )
-
-
-def _overlap(engine: Ptychography) -> Finding | None:
-    end = _at_the_end(engine)
-    if end is None or end.overlap >= _LEAST_OVERLAP:
-        return None
-    return OVERLAP.finding(
-        f"of the light on a frame's pixels {1 / end.overlap:.0%} is its own: hardly any other frame reaches there.",
-        overlap=end.overlap,
-    )
-
-
-def _line(engine: Ptychography) -> Finding | None:
-    end = _at_the_end(engine)
-    if end is None or len(engine.active) < 2 or end.breadth >= _LEAST_BREADTH or end.slender >= _SLENDER:
-        return None
-    return LINE.finding(f"all positions lie on a line, to {end.breadth:.2g} of the beam's width.", breadth=end.breadth)
-
-
-def _window(engine: Ptychography) -> Finding | None:
-    end = _at_the_end(engine)
-    if end is None or engine.optics.near or end.beam_share <= _MOST_BEAM:
-        return None
-    return WINDOW.finding(f"the probe fills {end.beam_share:.0%} of its window.", share=end.beam_share)
-
-
-def _dose(engine: Ptychography) -> Finding | None:
-    end = _at_the_end(engine)
-    if end is None or (end.contrast >= _LEAST_CONTRAST * end.noise and end.noise <= _MOST_NOISE):
-        return None
-    return DOSE.finding(
-        f"the object varies by {end.contrast:.2g} of its mean, and counting noise alone makes {end.noise:.2g}.",
-        contrast=end.contrast,
-        noise=end.noise,
     )
 
 
@@ -229,6 +179,13 @@ PARITY = Guard(
     f"another one under {CLEARLY:g} of it", "the right one has a third to a half of any wrong one's on simulated scans",
     Severity.SUSPECT, "A wrong sign or exchange of axes gives an object that looks right and is not.",
     "Give what is named; check-geometry prints the table of all candidates.", _parity,
+)  # fmt: skip
+OPEN_FOCUS = Guard(
+    "start.focus", "step", "significance with which frames left out are foreseen from a cold start and from its best "
+    "rival elsewhere", f"a difference under {APART:g}", "two significances differ by 1.4 by chance; a right focus is "
+    "ahead by 4 or more where anything is seen at all", Severity.SUSPECT,
+    "A weak object, or few counts, fit at several foci; the picture at a wrong one is blurred or ringed.",
+    "Give --defocus or a --probe of this instrument, or count for longer.", _open_focus,
 )  # fmt: skip
 REFOCUSED = Guard(
     "warmstart.defocus", "step", "misfit of short runs from the start probe moved along the beam",
@@ -269,44 +226,6 @@ REGRESS = Guard(
     "New frames contradict what the earlier ones agreed on.",
     "Look at the positions of the new frames and at the stability of the beam.", _regress,
 )  # fmt: skip
-EXPLAINED = Guard(
-    "frames.explained", "step", "misfit beyond counting noise at the end, relative to that of the mean pattern",
-    f"over {_UNEXPLAINED:g}", "under 0.1 on healthy scans; 0.7 with positions late by a frame, 0.9 shuffled",
-    Severity.SUSPECT, "A model that knows hardly more of a frame than the mean of all of them has not found the "
-    "object, whatever its picture looks like.",
-    "Check that each frame has its own position (first number, lag), then axes and units; mask hot pixels.", _explained,
-)  # fmt: skip
-PARTLY = Guard(
-    "frames.explained", "step", "misfit beyond counting noise at the end, relative to that of the mean pattern",
-    f"over {_REMARKABLE:g}", "0.42 with positions off by 3 px, 0.46 with a beam that flickers by 20 %", Severity.NOTE,
-    "Something that the model does not know is at work; the picture has errors of its own.",
-    "Try --refine-positions, further --modes, or --background; look at the beam's stability.", _partly_explained,
-)  # fmt: skip
-OVERLAP = Guard(
-    "scan.overlap", "step", "all light on a frame's pixels, relative to the frame's own", f"under {_LEAST_OVERLAP:g}",
-    "good scans have 5 to 50, a beam in focus 1.9; one is no overlap at all", Severity.SUSPECT,
-    "Without overlap nothing ties phases together, and any probe explains its own frame.",
-    "Scan with steps of a third of the beam's width or less; give the probe by --probe.", _overlap,
-)  # fmt: skip
-LINE = Guard(
-    "scan.line", "step", "breadth of the scan across its longest direction, relative to the beam's width",
-    f"under {_LEAST_BREADTH:g}, and {_SLENDER:g} of its length",
-    "along a line, probe and object may trade any factor that varies across it",
-    Severity.SUSPECT, "A scan along a line does not determine what lies across it.", "Scan an area.", _line,
-)  # fmt: skip
-WINDOW = Guard(
-    "probe.window", "step", "share of the window that the probe fills (far field)", f"over {_MOST_BEAM:g}",
-    "a beam three quarters of a window wide fills 0.44 of it", Severity.SUSPECT,
-    "A probe as large as its window wraps round it: it was not found, or the detector's pixels are too large for it.",
-    "Give a start by --probe or --defocus; check distance, energy and detector pixel.", _window,
-)  # fmt: skip
-DOSE = Guard(
-    "object.dose", "step", "variation of the object relative to what counting noise makes",
-    f"under {_LEAST_CONTRAST:g}, or noise over {_MOST_NOISE:g} of the amplitude",
-    "1.6 at 20 counts an object pixel, where the picture is good; 1.0 at 3",
-    Severity.SUSPECT, "What the object shows is no more than noise would show.",
-    "Count for longer, or scan less area with the same counts.", _dose,
-)  # fmt: skip
 CENTRED = Guard(
     "probe.centred", "step", "how often the probe was brought back to the centre", f"{_DRIFTS} times",
     "a cold start needs it once or twice", Severity.SUSPECT, "A probe that keeps drifting wraps round the corner.",
@@ -319,6 +238,6 @@ CAPACITY = Guard(
 )  # fmt: skip
 
 GUARDS = (
-    DC, PARITY, REFOCUSED, POOR_START, CLIPPED, FINITE, OBJECT, DIVERGED, REGRESS, EXPLAINED, PARTLY, OVERLAP, LINE,
-    WINDOW, DOSE, CENTRED, CAPACITY,
+    DC, PARITY, OPEN_FOCUS, REFOCUSED, POOR_START, CLIPPED, FINITE, OBJECT, DIVERGED, REGRESS, *ENDING_GUARDS, CENTRED,
+    CAPACITY,
 )  # fmt: skip

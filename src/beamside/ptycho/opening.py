@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beamside.errors import InputError
+from beamside.ptycho.foresight import UNDOUBTED, Focus, Told, better, focus, turns
 from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.options import PtychoOptions, StartProbe
@@ -38,6 +39,10 @@ class Opening:
         self.pending = ["probe", *(["geometry", "start"] if options.check_geometry else [])]
         self.defocus_m = options.defocus_m
         self.trials: list[Trial] = []
+        self.focus: Focus | None = None
+        """Of a cold start: whether frames left out bear it out."""
+        self.foreseen: list[Candidate] = []
+        """Orientations by what frames left out say of them, where the misfit does not say enough."""
         self.geometry: list[Candidate] = []
         self.refocus: Refocus | None = None
         """Of a given probe: where along the beam it fits best, from where the run then begins."""
@@ -55,6 +60,8 @@ class Opening:
         assumed = self.assumed
         if not self.geometry or assumed is None:
             return None
+        if self.foreseen:
+            return better(self.foreseen)
         best = self.geometry[0]
         return best if best is not assumed and best.clearly_beats(assumed) else None
 
@@ -82,6 +89,10 @@ class Opening:
                     store, engine.positions_px, self.optics, engine.likelihood, seed=options.seed, lanes=engine.lanes
                 )
                 self.defocus_m = self.trials[0].defocus_m
+                if self._enough(engine):
+                    tried = [trial.defocus_m for trial in self.trials]
+                    self.focus = focus(self._told(engine), self.defocus_m, tried)
+                    self.defocus_m = self.focus.defocus_m
             modes = pupil_probe(store.mean_pattern, self.optics, self.defocus_m)
         count = options.modes or len(modes)
         counts = float(store.total[store.usable].mean())
@@ -89,7 +100,7 @@ class Opening:
 
     def _look_at_geometry(self, engine: Ptychography) -> None:
         """The geometry as given; its alternatives only where it does not clearly fit."""
-        if int(engine.store.usable.sum()) < _LEAST_FOR_GEOMETRY:
+        if not self._enough(engine):
             return
         cold = self.options.probe is None and not self.optics.near
         told = (engine.store, engine.positions_px, self.optics, engine.likelihood)
@@ -98,11 +109,25 @@ class Opening:
         fits = given.learns and not self.optics.near
         if fits and (not self.signed or (probe is not None and not is_its_twin(probe))):
             self.geometry = [given]
+        elif given.noisy and not fits:
+            self.geometry = [given]  # frames left out say more
+        else:
+            self.geometry = compare(
+                *told, probe, defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=seed, lanes=lanes,
+                hurried=True, among=(0, HALF_TURN) if fits else None,
+            )  # fmt: skip
+        if self.optics.near or (self.better is not None and not given.noisy):
             return
-        self.geometry = compare(
-            *told, probe, defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=seed, lanes=lanes,
-            hurried=True, among=(0, HALF_TURN) if fits else None,
-        )  # fmt: skip
+        # At a low dose a wrong geometry fits, and seems to learn, as well as a right one.
+        left_out = self._told(engine)
+        if not fits or left_out.sigma(engine.shop.probe, 1) < UNDOUBTED:
+            self.foreseen = turns(left_out, probe, defocus_m=self.defocus_m, signed=self.signed)
+
+    def _told(self, engine: Ptychography) -> Told:
+        return Told(engine.store, engine.positions_px, self.optics, engine.likelihood, self.options.seed, engine.lanes)
+
+    def _enough(self, engine: Ptychography) -> bool:
+        return self.options.check_geometry and int(engine.store.usable.sum()) >= _LEAST_FOR_GEOMETRY
 
     def _look_at_start(self, engine: Ptychography) -> None:
         """A given probe, moved along the beam to where it fits best; nothing where the geometry itself is in doubt."""

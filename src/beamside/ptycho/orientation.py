@@ -53,7 +53,7 @@ NAMES = (
 """What each orientation of `ORIENTATIONS` does to the frames relative to the scan, in words."""
 
 
-_ONE_OF_TWINS = (0, 1, 4, 5)
+ONE_OF_TWINS = (0, 1, 4, 5)
 _TWIN = 0.3
 _ALIKE = 0.95
 """Overlap from which a probe and the turned one are the same start."""
@@ -68,6 +68,7 @@ class Candidate:
     glanced: the misfit is of fewer frames, which fit more easily; not to be compared with that of a look in full.
     learnt: how much of what noise does not explain went away between the first and the last iteration of a look, as a
     share. frames: how many were looked at. floored: what counting noise explains with the floor of the likelihood.
+    sigma: significance with which frames left out are foreseen (`foresight`), where that was asked.
     """
 
     orientation: int
@@ -80,11 +81,17 @@ class Candidate:
     learnt: float = 0.0
     frames: int = 0
     floored: float = 0.0
+    sigma: float = 0.0
 
     @property
     def learns(self) -> bool:
         """Whether its frames agree so well that no other geometry need be looked at."""
         return self.learnt >= _LEARNS and self.misfit <= _FITS * self.floored
+
+    @property
+    def noisy(self) -> bool:
+        """Whether most of its misfit is counting noise, of which the misfits of two geometries say little."""
+        return self.floored > 0 and self.misfit <= _FITS * self.floored
 
     def clearly_beats(self, other: Candidate) -> bool:
         """By what noise does not explain, or, at low dose, where the other one learns nothing from the frames' overlap.
@@ -165,13 +172,13 @@ def compare(
     places = [
         (orientation, moved)
         for moved in ((False, True) if with_dc else (False,))
-        for orientation in (among or (_ONE_OF_TWINS if twins else range(8)))
+        for orientation in (among or (ONE_OF_TWINS if twins else range(8)))
     ]
 
     def tried(look: _Look, iterations: int, orientation: int, moved: bool, defocus_m: float | None) -> Candidate:
         if probe is not None:
-            starts = _starts(probe, orientation)
-            return min((look.at(orientation, moved, s, s is not probe, iterations) for s in starts), key=_misfit)
+            begun = starts(probe, orientation)
+            return min((look.at(orientation, moved, s, s is not probe, iterations) for s in begun), key=_misfit)
         defoci = look.ladder_m if defocus_m is None else [defocus_m]
         return min((look.from_pattern(orientation, moved, z, iterations) for z in defoci), key=_misfit)
 
@@ -262,7 +269,7 @@ class _Look:
         """Kept until other ones are asked for: several starts are tried on the same frames."""
         if self._held is None or self._held[0] != (orientation, moved):
             base = np.fft.fftshift(self.counts, axes=(1, 2)) if moved else self.counts
-            self._held = ((orientation, moved), _turned(base, self.optics.detector, orientation, moved))
+            self._held = ((orientation, moved), turned(base, self.optics.detector, orientation, moved))
         return self._held[1]
 
     def _run(self, store: FrameStore, detector: Detector, probe: Modes, iterations: int) -> tuple[float, float]:
@@ -278,14 +285,14 @@ def _misfit(candidate: Candidate) -> float:
     return candidate.misfit
 
 
-def _starts(probe: Modes, orientation: int) -> list[Modes]:
+def starts(probe: Modes, orientation: int) -> list[Modes]:
     """The probe, and the probe turned with the frames where that is another one.
 
     Turned frames with the same probe are a detector mounted otherwise; with a turned probe, other axes of the scan.
     """
-    turned = oriented(probe, orientation)
-    overlap = abs(np.vdot(probe, turned)) / max(float(np.vdot(probe, probe).real), 1e-30)
-    return [probe] if overlap > _ALIKE else [probe, turned]
+    other = oriented(probe, orientation)
+    overlap = abs(np.vdot(probe, other)) / max(float(np.vdot(probe, probe).real), 1e-30)
+    return [probe] if overlap > _ALIKE else [probe, other]
 
 
 def is_its_twin(probe: Modes) -> bool:
@@ -297,12 +304,13 @@ def is_its_twin(probe: Modes) -> bool:
     return bool(abs(np.vdot(probe, twin)) > _TWIN * float(np.vdot(probe, probe).real))
 
 
-def _turned(counts: Array, detector: Detector, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
-    turned = oriented(counts, orientation)
-    n = turned.shape[1]
-    store = FrameStore(n, len(turned))
-    keys = tuple(str(i) for i in range(len(turned)))
-    store.append(Batch(keys, {"position_m": np.zeros((len(turned), 2))}, lambda rows: turned[rows]))
+def turned(counts: Array, detector: Detector, orientation: int, moved: bool) -> tuple[FrameStore, Detector]:
+    """A store of frames turned as the table says, and the detector turned with them."""
+    frames = oriented(counts, orientation)
+    n = frames.shape[1]
+    store = FrameStore(n, len(frames))
+    keys = tuple(str(i) for i in range(len(frames)))
+    store.append(Batch(keys, {"position_m": np.zeros((len(frames), 2))}, lambda rows: frames[rows]))
     valid = np.fft.fftshift(detector.valid) if moved else detector.valid
     mask = oriented(valid[None], orientation)[0]
     return store, Detector(mask, detector.saturation, detector.transfer)

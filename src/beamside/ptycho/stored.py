@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beamside.ptycho.foresight import Focus
 from beamside.ptycho.orientation import Candidate
 from beamside.ptycho.start import Refocus, Trial
 from beamside.run.engine import Batch, State
@@ -45,6 +46,8 @@ def state_of(engine: Ptychography) -> State:
         "refocus": None if opening.refocus is None else dataclasses.astuple(opening.refocus),
         "cold": None if opening.cold is None else dataclasses.astuple(opening.cold),
         "geometry": [dataclasses.astuple(c) for c in opening.geometry],
+        "foreseen": [dataclasses.astuple(c) for c in opening.foreseen],
+        "focus": None if opening.focus is None else dataclasses.astuple(opening.focus),
     }
     return State({name: np.ascontiguousarray(value) for name, value in arrays.items()}, values)
 
@@ -74,6 +77,9 @@ def restore(engine: Ptychography, state: State, batches: Sequence[Batch]) -> Non
     opening.refocus = Refocus(*values["refocus"]) if values.get("refocus") else None
     opening.cold = Trial(*values["cold"]) if values.get("cold") else None
     opening.geometry = [Candidate(*found) for found in values["geometry"]]
+    # Nor had they frames left out.
+    opening.foreseen = [Candidate(*found) for found in values.get("foreseen", [])]
+    opening.focus = Focus(*values["focus"]) if values.get("focus") else None
     engine.safety = Safety.restored(values["safety"], arrays)
     if "before_arrival" in arrays:
         engine.before_arrival = arrays["before_arrival"].copy()

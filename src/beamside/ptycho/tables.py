@@ -13,7 +13,7 @@ from beamside.run.engine import Snapshot
 if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
-LEAST_ITERATIONS = 10
+LEAST_ITERATIONS, LEAST_FRAMES = 10, 20
 
 
 def snapshot_of(engine: Ptychography) -> Snapshot:
@@ -90,4 +90,6 @@ def _provisional(engine: Ptychography) -> str:
         return f"only {engine.iteration} iterations so far"
     if not engine.closed and engine.expected and len(engine.active) < 0.1 * engine.expected:
         return f"only {len(engine.active)} of {engine.expected} frames so far"
+    if len(engine.active) < LEAST_FRAMES:
+        return f"only {len(engine.active)} frames, which tell neither axes nor focus nor object for certain"
     return ""
