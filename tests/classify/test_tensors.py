@@ -173,6 +173,13 @@ def test_a_device_that_computes_something_else_is_refused(monkeypatch: pytest.Mo
     with pytest.raises(OptionError, match=r"apart from the processor"):
         tensors.require_agreement(torch.device("cpu"))
 
+    def fails(*operands: object) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(tensors, "_tile", fails)
+    with pytest.raises(OptionError, match="no kernel image"):
+        tensors.require_agreement(torch.device("cpu"))
+
 
 def test_the_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

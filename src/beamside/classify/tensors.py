@@ -20,8 +20,8 @@ from beamside.errors import OptionError
 BLOCK = 1024
 """Particles at a time: enough to fill a GPU."""
 _TILE_BYTES = 1 << 29
-_LOWEST = -3e38
 _TOLERANCE = 1e-3
+_REMEDY = "Give --device cpu, and look at the GPU's driver and the installed torch."
 
 
 def search_tensors(
@@ -148,18 +148,21 @@ def require_agreement(device: torch.device) -> None:
     """A small search on `device` gives what the compiled loops give, before anything is computed there.
 
     Raises:
-        OptionError: it does not.
+        OptionError: it does not, or cannot be done there.
     """
     generator = torch.Generator().manual_seed(0)
     made, turns = _sample_bank(generator), rotations(8)
     vectors, ctf2 = torch.randn(32, 64, generator=generator), torch.rand(32, 5, generator=generator)
     loops = search(vectors, ctf2, made, turns, Workspace(made, turns), best=2)
-    there = search_tensors(vectors.to(device), ctf2.to(device), made.to(device), turns.to(device), best=2)
-    apart = float((there.score.cpu() - loops.score).abs().max() / loops.score.abs().max())
-    if not apart < _TOLERANCE or not torch.equal(there.label.cpu(), loops.label):
+    try:
+        there = search_tensors(vectors.to(device), ctf2.to(device), made.to(device), turns.to(device), best=2).cpu()
+    except RuntimeError as error:  # a driver or a build of torch that does not go with this GPU
+        raise OptionError(f"--device {device.type}: a test search fails there ({error}).", remedy=_REMEDY) from error
+    apart = float((there.score - loops.score).abs().max() / loops.score.abs().max())
+    if not apart < _TOLERANCE or not torch.equal(there.label, loops.label):
         raise OptionError(
             f"--device {device.type}: a test search gives scores that are {apart:.2g} apart from the processor's.",
-            remedy="Give --device cpu, and look at the GPU's driver and the installed torch.",
+            remedy=_REMEDY,
         )
 
 
@@ -174,4 +177,4 @@ def _sample_bank(generator: torch.Generator) -> Bank:
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Copies of some tensors."""
-    return [t.to(device, non_blocking=True) for t in tensors]
+    return [t.to(device) for t in tensors]
