@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from importlib import metadata
 from pathlib import Path
+
+from beamside.run.origin import installed
 
 _LIBRARIES = ("numpy", "scipy", "torch", "safetensors", "h5py", "mrcfile", "matplotlib", "tifffile", "pyzmq")
 LEAST_FREE_BYTES = 1 << 30
@@ -17,12 +18,7 @@ def versions() -> dict[str, str]:
     from beamside import __version__
 
     found = {"beamside": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return found | installed(_LIBRARIES)
 
 
 def device() -> str:

@@ -15,9 +15,9 @@ from beamside.doctor.inspect import Examination, Row, examine_set
 from beamside.doctor.oddities import Oddity
 from beamside.formats.star import Columns, StarTable
 from beamside.run import ledger as ledgers
-from beamside.run.atomic import sha256
 from beamside.run.guard import Finding, Severity
 from beamside.run.ledger import Ledger
+from beamside.run.origin import has_changed
 from beamside.run.source import Record
 from beamside.run.store import Store
 from beamside.sources.particle_export import union_of
@@ -99,9 +99,7 @@ def _inputs(inputs: Sequence[Mapping[str, Any]]) -> Iterator[Oddity]:
         effect = "The run cannot be resumed, nor repeated."
         if not path.exists():
             yield Oddity("input.missing", Severity.STOP, f"the input {path} is gone.", effect, "Refuses to go on.")
-        elif not given.get("folder") and (
-            path.stat().st_size != given.get("bytes") or sha256(path) != given.get("sha256")
-        ):
+        elif has_changed(given):
             yield Oddity(
                 "input.changed", Severity.SUSPECT, f"the input {path} has changed since the run began.",
                 "The run holds particles of the earlier file.",

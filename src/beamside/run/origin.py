@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -35,7 +35,13 @@ def versions() -> dict[str, str]:
     from beamside import __version__
 
     found = {"beamside": __version__, "code": _code(), "python": platform.python_version()}
-    for name in _PACKAGES:
+    return found | installed(_PACKAGES)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each package, or "absent"."""
+    found = {}
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -87,6 +93,14 @@ def readable(manifest: Mapping[str, Any], folder: Path) -> Iterator[None]:
         ) from error
 
 
+def has_changed(given: Mapping[str, Any]) -> bool:
+    """Whether a file that is there differs from what `describe_input` said of it; folders may grow."""
+    path = Path(given["path"])
+    if given.get("folder"):
+        return False
+    return path.stat().st_size != given.get("bytes") or atomic.sha256(path) != given.get("sha256")
+
+
 def require_same_inputs(manifest: Mapping[str, Any]) -> None:
     """Every file that the run began with is what it was; a file that is watched may have grown.
 
@@ -101,7 +115,7 @@ def require_same_inputs(manifest: Mapping[str, Any]) -> None:
             continue
         if not path.is_file():
             raise InputError("is gone, and the run began with it.", where=str(path), remedy=_REMEDY)
-        if path.stat().st_size != given["bytes"] or atomic.sha256(path) != given["sha256"]:
+        if has_changed(given):
             raise InputError("has changed since the run began with it.", where=str(path), remedy=_REMEDY)
 
 
