@@ -167,18 +167,18 @@ def test_an_expectation_is_that_of_the_loops(model: Model, device: str, among: G
 
 
 def test_a_device_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors.require_agreement(torch.device("cpu"))
+    tensors.require_same_search(torch.device("cpu"))
     right = tensors._tile
     monkeypatch.setattr(tensors, "_tile", lambda *operands: right(*operands) * 1.01)
     with pytest.raises(OptionError, match=r"apart from the processor"):
-        tensors.require_agreement(torch.device("cpu"))
+        tensors.require_same_search(torch.device("cpu"))
 
     def fails(*operands: object) -> torch.Tensor:
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(tensors, "_tile", fails)
     with pytest.raises(OptionError, match="no kernel image"):
-        tensors.require_agreement(torch.device("cpu"))
+        tensors.require_same_search(torch.device("cpu"))
 
 
 def test_the_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_the_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
         tensors.chosen_device("abacus")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     checked: list[torch.device] = []
-    monkeypatch.setattr(tensors, "require_agreement", checked.append)
+    monkeypatch.setattr(tensors, "require_same_search", checked.append)
     assert tensors.chosen_device("auto") == torch.device("cuda") == checked[0]
     assert tensors.chosen_device("cpu") is None
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from beamside.denoise import model_file
 from beamside.denoise.export import find_model, read_model, write_model
-from beamside.denoise.model_file import Card, pack_model, unpack_model
+from beamside.denoise.model_file import Card, answer, pack_model, require_same_answer, unpack_model
 from beamside.denoise.networks import Network, build
-from beamside.errors import FormatError, InputError
+from beamside.denoise.prior import PRIOR
+from beamside.errors import FormatError, InputError, OptionError
 
 CARD = Card("seed3", 1.3, "halves", {"loss": 0.9}, {"seed": 1})
 
@@ -123,3 +124,18 @@ def test_the_newest_model_of_a_run_is_found(tmp_path: Path) -> None:
     (tmp_path / "result").mkdir()
     write_model(tmp_path / "result/model.safetensors", fresh(), CARD)
     assert read_model(tmp_path)[1] == CARD and find_model(tmp_path).parent.name == "result"
+
+
+def test_a_device_that_answers_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _ = read_model(PRIOR)
+    require_same_answer(network, "cpu")
+    # "cpu:0" goes the way of a GPU here.
+    require_same_answer(network, "cpu:0")
+    monkeypatch.setattr(model_file, "answer", lambda network, patch: answer(network, patch) * 1.01)
+    with pytest.raises(OptionError, match="a test image gives values that are"):
+        require_same_answer(network, "cpu:0")
+
+
+@pytest.mark.gpu
+def test_this_gpu_answers_the_same() -> None:
+    require_same_answer(read_model(PRIOR)[0], "cuda")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from beamside.errors import OptionError
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.solvers import Pass, solver
-from beamside.ptycho.torch_workshop import SOLVERS, TorchWorkshop
+from beamside.ptycho.torch_workshop import SOLVERS, TorchWorkshop, require_same_sums
 from beamside.ptycho.workshop import Detector, Likelihood, Workshop
 from beamside.run.engine import Batch
 
@@ -72,3 +75,22 @@ def test_the_probe_moves_the_same_way(device: str) -> None:
     turn = np.vdot(moved[0], moved[1]) / (np.linalg.norm(moved[0]) * np.linalg.norm(moved[1]))
     assert turn.real > 0.99, "step lengths differ a little, because the loops sample them; directions do not"
     assert np.linalg.norm(moved[1]) == pytest.approx(np.linalg.norm(moved[0]), rel=0.1)
+
+
+def test_a_device_that_sums_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_same_sums("cpu")
+    right, calls = TorchWorkshop._residual, iter(range(2))
+
+    def wrong_the_second_time(*operands: Any) -> float:
+        misfit = right(*operands)
+        operands[1].mul_(1.0 + 0.1 * next(calls))
+        return misfit
+
+    monkeypatch.setattr(TorchWorkshop, "_residual", wrong_the_second_time)
+    with pytest.raises(OptionError, match=r"a test iteration gives values that are 0\.\d+ apart"):
+        require_same_sums("cpu")
+
+
+@pytest.mark.gpu
+def test_this_gpu_sums_the_same() -> None:
+    require_same_sums("cuda")

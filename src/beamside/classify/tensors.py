@@ -15,13 +15,11 @@ from torch import Tensor
 from beamside.classify.average import Accumulator, component_columns
 from beamside.classify.reference import Bank, Frame
 from beamside.classify.search import Poses, Rotations, Workspace, rotations, search
-from beamside.errors import OptionError
+from beamside.compute.device import chosen, require_agreement
 
 BLOCK = 1024
 """Particles at a time: enough to fill a GPU."""
 _TILE_BYTES = 1 << 29
-_TOLERANCE = 1e-3
-_REMEDY = "Give --device cpu, and look at the GPU's driver and the installed torch."
 
 
 def search_tensors(
@@ -133,19 +131,15 @@ def chosen_device(asked: str) -> torch.device | None:
     Raises:
         OptionError: no such device, or it computes something else than the processor does.
     """
-    if asked not in ("auto", "cpu", "cuda"):
-        raise OptionError(f"--device {asked} is not known.", remedy="Give auto, cpu or cuda.")
-    if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+    if (name := chosen(asked)) == "cpu":
         return None
-    if not torch.cuda.is_available():
-        raise OptionError("--device cuda: no CUDA device is to be seen.", remedy="Give auto or cpu.")
-    device = torch.device("cuda")
-    require_agreement(device)
+    device = torch.device(name)
+    require_same_search(device)
     return device
 
 
-def require_agreement(device: torch.device) -> None:
-    """A small search on `device` gives what the compiled loops give, before anything is computed there.
+def require_same_search(device: torch.device) -> None:
+    """A small search on `device` gives the scores and labels that the compiled loops give.
 
     Raises:
         OptionError: it does not, or cannot be done there.
@@ -154,16 +148,12 @@ def require_agreement(device: torch.device) -> None:
     made, turns = _sample_bank(generator), rotations(8)
     vectors, ctf2 = torch.randn(32, 64, generator=generator), torch.rand(32, 5, generator=generator)
     loops = search(vectors, ctf2, made, turns, Workspace(made, turns), best=2)
-    try:
-        there = search_tensors(vectors.to(device), ctf2.to(device), made.to(device), turns.to(device), best=2).cpu()
-    except RuntimeError as error:  # a driver or a build of torch that does not go with this GPU
-        raise OptionError(f"--device {device.type}: a test search fails there ({error}).", remedy=_REMEDY) from error
-    apart = float((there.score - loops.score).abs().max() / loops.score.abs().max())
-    if not apart < _TOLERANCE or not torch.equal(there.label, loops.label):
-        raise OptionError(
-            f"--device {device.type}: a test search gives scores that are {apart:.2g} apart from the processor's.",
-            remedy=_REMEDY,
-        )
+
+    def there() -> tuple[Tensor, Tensor]:
+        found = search_tensors(vectors.to(device), ctf2.to(device), made.to(device), turns.to(device), best=2)
+        return found.score, found.label
+
+    require_agreement(device.type, "a test search", (loops.score, loops.label), there)
 
 
 def _sample_bank(generator: torch.Generator) -> Bank:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from beamside.cli.denoise_jobs import Job, jobs_of, read_image, refuse_movie, refuse_same_files
 from beamside.cli.durations import check_watching, duration_s
+from beamside.compute.device import chosen
 from beamside.errors import FormatError, InputError, OptionError
 
 if TYPE_CHECKING:
@@ -88,25 +89,16 @@ def use_threads(threads: int | None) -> None:
     torch.set_num_threads(available_threads(threads))
 
 
-def device_of(named: str) -> str:
-    """What --device means here."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if named not in ("auto", "cpu") and not (named.startswith("cuda") and cuda):
-        raise OptionError(f"--device {named} is not available here.", remedy="Give auto or cpu.")
-    return ("cuda" if cuda else "cpu") if named == "auto" else named
-
-
 class Model:
     """The network that --model names; of a run, always the newest that it has published.
 
     awaited: the run may begin later, beside this process; its folder's folder must be there.
     """
 
-    def __init__(self, named: str, *, awaited: bool = False) -> None:
+    def __init__(self, named: str, device: str = "cpu", *, awaited: bool = False) -> None:
         from beamside.denoise.prior import PRIOR
 
+        self._device = device
         self._path = PRIOR if named == "prior" else Path(named)
         self._awaited = awaited and not self._path.suffix and self._path.resolve().parent.is_dir()
         if not self._path.exists() and not self._awaited:
@@ -118,6 +110,7 @@ class Model:
     def refresh(self) -> bool:
         """Read the model unless it is read already; False while a run has published none."""
         from beamside.denoise.export import find_model, read_model
+        from beamside.denoise.model_file import require_same_answer
         from beamside.sources.settling import signature
 
         try:
@@ -129,6 +122,7 @@ class Model:
         state = found, signature(found)
         if state != self._read:
             self.network, self.card = read_model(found)
+            require_same_answer(self.network, self._device)
             self._read = state
         return True
 
@@ -147,9 +141,9 @@ class Worker:
 
     def __init__(self, args: argparse.Namespace) -> None:
         use_threads(args.threads)
-        self.device = device_of(args.device)
+        self.device = chosen(args.device)
         self.tile_px, self.keep_ice = args.tile, args.keep_ice
-        self.model = Model(args.model, awaited=args.watch)
+        self.model = Model(args.model, self.device, awaited=args.watch)
         self.set_aside: dict[Path, str] = {}
         self.done = 0
         self._warned: set[str] = set()

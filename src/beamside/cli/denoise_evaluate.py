@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beamside.cli.denoise_apply import Model, device_of, use_threads
+from beamside.cli.denoise_apply import Model, use_threads
 from beamside.cli.denoise_jobs import pair_name, read_image, refuse_movie
+from beamside.compute.device import chosen
 from beamside.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     use_threads(args.threads)
-    device = device_of(args.device)
-    model = Model(args.model)
+    device = chosen(args.device)
+    model = Model(args.model, device)
     if not model.refresh():
         raise InputError("has published no model yet.", where=args.model, remedy="Wait for one.")
     cases = cases_of(args.micrographs, args.truth)

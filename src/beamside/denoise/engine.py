@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beamside.compute.device import chosen
 from beamside.compute.heap import give_back
 from beamside.compute.lanes import available_threads
 from beamside.denoise import blend_fit, blindspot, gate, stored
@@ -76,7 +77,7 @@ class Denoiser:
         self.pairs, tile_px = str(header.fields["pairs"]), int(header.fields["tile_px"])
         self.threads = available_threads(options.threads)
         torch.set_num_threads(self.threads)
-        self.device = _device(options.device)
+        self.device = chosen(options.device)
         self.trainer, self.stride = self._trainer()
         self.crop_px = tile_px or options.crop_px
         if self.crop_px % self.stride:
@@ -341,13 +342,3 @@ def _confirmed(result: Evaluation) -> bool:
     if fresh is None or fresh.score is None or not gate.agree(fresh.score.loss, result.independent.loss):
         return False
     return not gate.objections(fresh.score, result.controls)
-
-
-def _device(asked: str) -> str:
-    """cpu or cuda; auto takes a GPU if there is one."""
-    available = torch.cuda.is_available()
-    if asked == "auto":
-        return "cuda" if available else "cpu"
-    if asked != "cpu" and not (asked.startswith("cuda") and available):
-        raise OptionError(f"--device {asked} is not available.", remedy="Give auto, cpu or cuda.")
-    return asked

@@ -8,6 +8,7 @@ the first (`files.checksum`), the probe the second (`weights.canary`).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beamside.compute.device import require_agreement
 from beamside.denoise.blend import Blend
 from beamside.denoise.networks import NAMES, Network, build
 from beamside.errors import BeamsideError, FormatError
@@ -76,6 +78,23 @@ def answer(network: Network, patch: NDArray[np.float32]) -> NDArray[np.float32]:
             return pixels
     finally:
         network.to(where).train(training)
+
+
+def require_same_answer(network: Network, device: str) -> None:
+    """The network answers the probe on `device` as it does on the processor.
+
+    Raises:
+        OptionError: it does not, or cannot be used there.
+    """
+    if device == "cpu":
+        return
+    patch = probe_input()
+
+    def there() -> list[Tensor]:
+        with torch.inference_mode():
+            return [copy.deepcopy(network).to(device).eval()(torch.from_numpy(patch).to(device))]
+
+    require_agreement(device, "a test image", [torch.from_numpy(answer(network, patch))], there)
 
 
 def pack_model(network: Network, card: Card) -> bytes:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from beamside.compute.device import chosen
 from beamside.compute.lanes import available_threads
 from beamside.compute.memory import total_bytes
 from beamside.errors import InputError, OptionError
@@ -308,16 +308,16 @@ def _workshop(options: PtychoOptions, store: FrameStore, canvas: Canvas, detecto
 
     OptionError when a GPU is asked for and cannot be had.
     """
-    from beamside.ptycho.torch_workshop import SOLVERS, TorchWorkshop
+    from beamside.ptycho.torch_workshop import SOLVERS, TorchWorkshop, require_same_sums
 
-    able, there = options.solver in SOLVERS, torch.cuda.is_available()
-    if options.device == "cuda" and not there:
-        raise OptionError("--device cuda: no CUDA device is to be seen.", remedy="Give auto or cpu.")
+    able = options.solver in SOLVERS
     if options.device == "cuda" and not able:
         raise OptionError(
             f"--device cuda: --solver {options.solver} computes on the CPU only.",
             remedy=f"Give --solver {', '.join(SOLVERS)}, or --device cpu.",
         )
-    if options.device != "cpu" and there and able:
-        return TorchWorkshop(store, canvas, detector, "cuda")
-    return Workshop(store, canvas, detector, lanes)
+    device = chosen(options.device)
+    if device == "cpu" or not able:
+        return Workshop(store, canvas, detector, lanes)
+    require_same_sums(device)
+    return TorchWorkshop(store, canvas, detector, device)

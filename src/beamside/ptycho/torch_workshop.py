@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beamside.compute.device import require_agreement
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.probe import BINS, bank, unshifted
 from beamside.ptycho.workshop import Detector, Frames, Kept, Likelihood, Workshop
+from beamside.run.engine import Batch
 
 SOLVERS = ("auto", "epie", "rpie")
 """Those that use nothing but the methods below."""
@@ -172,3 +174,32 @@ def _laplacian(obj: Tensor) -> Tensor:
     up, down = torch.cat([obj[:1], obj[:-1]]), torch.cat([obj[1:], obj[-1:]])
     left, right = torch.cat([obj[:, :1], obj[:, :-1]], 1), torch.cat([obj[:, 1:], obj[:, -1:]], 1)
     return up + down + left + right - 4 * obj
+
+
+def require_same_sums(device: str) -> None:
+    """A small iteration on `device` moves object and probe as the same operations do on the processor.
+
+    Raises:
+        OptionError: it does not, or cannot be done there.
+    """
+    require_agreement(device, "a test iteration", _sample_iteration("cpu"), lambda: _sample_iteration(device))
+
+
+def _sample_iteration(device: str) -> tuple[Tensor, ...]:
+    """Object, probe and displacements after one step with two modes and twelve frames of 32 x 32."""
+    size, count, rng = 32, 12, np.random.default_rng(0)
+    counts, at = rng.poisson(4.0, (count, size, size)).astype(np.uint16), rng.uniform(0, 30, (count, 2))
+    store, canvas = FrameStore(size, count), Canvas()
+    store.append(Batch(tuple(map(str, range(count))), {"position_m": at}, lambda rows: counts[rows]))
+    canvas.cover(at, size)
+    # Displacements are seen in an object that is not flat.
+    canvas.object[:] += 0.1 * rng.standard_normal(canvas.shape)
+    shop = TorchWorkshop(store, canvas, Detector(np.ones((size, size), np.float32), 12.0), device)
+    waves = rng.standard_normal((2, 2, size, size))
+    shop.set_probe((waves[0] + 1j * waves[1]).astype(np.complex64))
+    shop.place(canvas.inside(at, size))
+    with shop.working():
+        shop.gradient(np.arange(count), Likelihood(poisson=True, floor=0.05), probe=True, displacement=True)
+        shop.update_object(0.5, 0.1, 0.0, smooth=0.01)
+        shop.update_probe(0.5)
+    return torch.from_numpy(canvas.object), torch.from_numpy(shop.probe), torch.from_numpy(shop.normal)
