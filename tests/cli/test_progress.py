@@ -7,10 +7,11 @@ import io
 import pytest
 
 from beamside.cli.progress import TerminalProgress
+from beamside.cli.timed_source import TimedSource
 from beamside.run.engine import Progress
 from beamside.run.guard import Finding, Severity
 from beamside.run.report import Activity, Report
-from tests.run.toy import FakeClock
+from tests.run.toy import FakeClock, ToySource
 
 
 class Terminal(io.StringIO):
@@ -108,3 +109,19 @@ def test_sentences_leave_the_line_clean() -> None:
     progress.update(working(0.5))
     progress.say("text")
     assert stream.getvalue().endswith("\r\x1b[Ktext\n")
+
+
+def test_where_the_clock_tells_how_far_it_is_the_work_does_not() -> None:
+    """A training under a time limit: its rounds come to their end again and again, the run does once."""
+    stream, clock = io.StringIO(), FakeClock()
+    source = TimedSource(ToySource([]), 1000.0, 0.7, 100.0, clock)
+    progress = TerminalProgress(stream=stream, clock=clock, share=source.share)
+    progress.update(working(0.9))
+    clock.now = 300.0
+    progress.update(working(0.4))
+    assert "[5:00, ETA 10:00]" in stream.getvalue().splitlines()[-1]
+    assert stream.getvalue().splitlines()[-1].endswith("40 %")
+    clock.now = 600.0
+    assert source.share() is None and source.exhausted()
+    progress.update(working(0.72))
+    assert stream.getvalue().splitlines()[-1].endswith("72 %")

@@ -16,8 +16,7 @@ from beamside.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from beamside.denoise.options import DenoiseOptions
-    from beamside.run.engine import Batch, Engine, Header, Snapshot
-    from beamside.run.guard import Finding
+    from beamside.run.engine import Engine, Header, Snapshot
     from beamside.run.source import Record, Source
 
 HELP = "train a denoiser on the halves as they arrive; apply, evaluate, import, export"
@@ -219,14 +218,20 @@ def engine_of(values: Mapping[str, Any]) -> tuple[type[Engine], DenoiseOptions]:
 
 def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, run_dir: Path, used_s: float) -> int:
     from beamside.cli.progress import TerminalProgress
+    from beamside.cli.timed_source import TimedSource
     from beamside.denoise.export import MODEL, write_models
+    from beamside.denoise.training import COOL_SHARE
     from beamside.run import loop
 
-    reporter = TerminalProgress(quiet=values["quiet"], unit="micrographs")
+    source, share = source_of(values, header), None
+    if values["max_minutes"] is not None:
+        source = timed = TimedSource(source, values["max_minutes"] * 60, 1 - COOL_SHARE, used_s)
+        share = timed.share
+    reporter = TerminalProgress(quiet=values["quiet"], unit="micrographs", share=share)
     try:
         outcome = loop.run(
             start,
-            _timed(source_of(values, header), values, used_s),
+            source,
             held.ledger,
             held.store,
             exporter=_export,
@@ -262,49 +267,6 @@ def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
         settle_s=values["settle_s"],
         header=header,
     )
-
-
-def _timed(source: Source, values: Mapping[str, Any], used_s: float) -> Source:
-    """The source under the time limit of the run, where it has one."""
-    from beamside.denoise.training import COOL_SHARE
-
-    if values["max_minutes"] is None:
-        return source
-    return TimedSource(source, values["max_minutes"] * 60 * (1 - COOL_SHARE) - used_s)
-
-
-class TimedSource:
-    """A source that counts as open until a time has passed, so that training goes on, and as exhausted afterwards.
-
-    When that was is in the ledger, so a run that is killed later closes at the same step.
-    """
-
-    def __init__(self, source: Source, seconds: float) -> None:
-        import time
-
-        self._source, self._clock = source, time.monotonic
-        self._ends = self._clock() + seconds
-
-    def header(self) -> Header | None:
-        """The inner source's."""
-        return self._source.header()
-
-    def poll(self) -> Sequence[Record]:
-        """The inner source's records; none once it is exhausted."""
-        return [] if self._source.exhausted() else self._source.poll()
-
-    def exhausted(self) -> bool:
-        """True when the time is over, or at once where the inner source has nothing at all."""
-        empty = self._source.exhausted() and self._source.header() is None
-        return empty or self._clock() >= self._ends
-
-    def findings(self) -> Sequence[Finding]:
-        """The inner source's."""
-        return self._source.findings()
-
-    def batch(self, records: Sequence[Record]) -> Batch:
-        """The inner source's."""
-        return self._source.batch(records)
 
 
 def _used_s(held: Any) -> float:

@@ -19,7 +19,8 @@ class TerminalProgress:
     """A `Reporter` that writes to a terminal or a log.
 
     On a terminal the line moves; in a log a line comes every 30 s and whenever the label changes its round. With
-    `quiet` only findings are printed.
+    `quiet` only findings are printed. share: how much of the whole is done, where the clock tells that and not the
+    work; where there is none, or it gives None, it is as the work says.
     """
 
     def __init__(
@@ -27,10 +28,11 @@ class TerminalProgress:
         *,
         quiet: bool = False,
         unit: str = "items",
+        share: Callable[[], float | None] | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._quiet, self._unit, self._clock = quiet, unit, clock
+        self._quiet, self._unit, self._clock, self._share = quiet, unit, clock, share
         self._stream = sys.stderr if stream is None else stream
         self._moving = self._stream.isatty()
         self._began = clock()
@@ -43,7 +45,8 @@ class TerminalProgress:
     def update(self, report: Report) -> None:
         """Show where the run is."""
         now = self._clock()
-        fraction = report.progress.fraction if report.progress is not None else 0.0
+        by_clock = None if self._share is None else self._share()
+        fraction = by_clock if by_clock is not None else 0.0 if report.progress is None else report.progress.fraction
         # Reading is a moment of most runs; a log hears of it only when nothing else was written for a while.
         told = self._moving or report.activity is not Activity.READING
         changed = told and self._activity is not report.activity
@@ -80,7 +83,7 @@ class TerminalProgress:
             parts.append(report.activity + (f" ({missing} more for the next batch)" if missing > 0 else ""))
             return "  ".join(parts)
         progress = report.progress
-        parts += [progress.label, f"{100 * progress.fraction:.0f} %"]
+        parts += [progress.label, f"{100 * self._fraction:.0f} %"]
         rate = progress.metrics.get("items_per_s")
         if rate is not None:
             parts.append(f"{rate:.0f} {self._unit}/s")

@@ -199,7 +199,7 @@ class Denoiser:
         trainer = self.trainer
         if trainer.steps < self.round_ends_at and not trainer.done:
             self._train()
-            return self._progress(f"training, step {trainer.steps}", ended=False)
+            return self._progress(f"round {self.rounds + 1}, training, step {trainer.steps}", ended=False)
         self._end_round()
         self.finished = trainer.done or self.floor_reached is not None
         if self.finished:
