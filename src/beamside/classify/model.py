@@ -201,6 +201,14 @@ def training_rows(population: Population, count: int, seed: int) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)[:count]].sort().values
 
 
+def share_of(rows: Tensor, share: float, done: int, seed: int) -> Tensor:
+    """The `share` of `rows` that the pass after `done` sees: every one comes once before any comes again."""
+    parts = round(1 / share)
+    sweep, part = divmod(done, parts)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + 7919 * (sweep + 1)))
+    return rows[order[part::parts]].sort().values
+
+
 def measure_noise(population: Population, mask: Tensor, sample: Tensor, signal: Tensor | None) -> Tensor:
     """(G, n//2+1) noise variance of each noise group; a group with few particles takes the mean of all."""
     power = torch.cat([masked_power(population.images(sample[p]), mask) for p in blocks(len(sample), BLOCK)])

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from beamside.classify.abinitio import STARTS
-from beamside.classify.schedule import Band, Stage, averaged_views, held_stages
+from beamside.classify.abinitio import LEAST_CLASSES, STARTS
+from beamside.classify.options import ClassifyOptions
+from beamside.classify.schedule import (
+    Band,
+    Stage,
+    averaged_views,
+    closing_stages,
+    closing_views,
+    create_stages,
+    held_stages,
+    meeting_views,
+    update_stages,
+    view_stages,
+)
+from beamside.classify.survey import LEAST_PARTICLES
 
 
 @dataclass(frozen=True)
@@ -57,12 +70,48 @@ def second_search(band: Band, name: str) -> list[Task]:
     return [replace(first, kind="averages"), *starts, *looks, weighed, *view_tasks(fine, name)]
 
 
-def meeting(name: str, found: Sequence[Task]) -> list[Task]:
-    """A later round: new particles only; `found`: what tells their directions."""
+def held_tasks(band: Band, name: str) -> list[Task]:
+    """Averages of classes whose particles are known by their directions."""
+    return stage_tasks(held_stages(band), name)
+
+
+def may_survey(options: ClassifyOptions, classes: int, particles: int) -> bool:
+    """Whether a first round looks for one volume behind all particles."""
+    if options.start != "auto":
+        return options.start == "volume"
+    alike = options.mode == "create" and not options.mirror and classes > 1
+    return alike and particles >= LEAST_PARTICLES
+
+
+def may_search_again(classes: int, refused: int) -> bool:
+    """Whether a volume is looked for from the averages of free classes, after so many were refused."""
+    return refused < 2 and classes >= LEAST_CLASSES
+
+
+def survey_round(options: ClassifyOptions, band: Band, name: str) -> list[Task]:
+    """A first round that looks for a volume."""
+    return view_tasks(view_stages(band, options.iterations), name)
+
+
+def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool) -> list[Task]:
+    """A first round of free classes, or of given ones; `again`: a volume is looked for from their averages."""
+    if options.mode == "update":
+        return stage_tasks(update_stages(band, options.iterations), name)
+    search, anneal, *fine = create_stages(band, options.iterations)
+    second = second_search(band, name) if again else []
+    return [*stage_tasks([search, anneal], name), *second, *stage_tasks(fine, name)]
+
+
+def later_round(band: Band, name: str, *, held: bool) -> list[Task]:
+    """A later round: new particles only; held: a volume tells their directions."""
+    found = view_tasks(meeting_views(band), name, new=True) if held else []
     adding = [Task("meet", f"{name}, adding {done} of 2", done=done) for done in (1, 2)]
     return [*found, Task("meet", f"{name}, finding new particles"), *adding]
 
 
-def held_tasks(band: Band, name: str) -> list[Task]:
-    """Averages of classes whose particles are known by their directions."""
-    return stage_tasks(held_stages(band), name)
+def closing_round(options: ClassifyOptions, band: Band, *, held: bool) -> list[Task]:
+    """The last passes over all particles."""
+    if held:
+        return [*view_tasks(closing_views(band, options.iterations), "closing"), *held_tasks(band, "closing")]
+    stages = closing_stages(band, options.iterations, anneal=options.mode == "create")
+    return stage_tasks(stages, "closing")

@@ -6,8 +6,7 @@ the same bits.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from beamside.classify.engine import Classifier
 
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
-_COUNTERS = ("round", "passes", "seen", "covered", "closed", "planned", "diameter_A", "limit_note", "mask_note")
+_COUNTERS = ("round", "passes", "seen", "covered", "closed", "diameter_A", "limit_note", "mask_note")
 _LISTS = ("set_aside", "reseeded", "entropies", "encoded_upto")
 _FINAL = ("images", "frc", "ssnr", "resolution_A", "occupancy")
 
@@ -42,7 +41,7 @@ def state_of(engine: Classifier) -> State:
         "generator": engine.generator.get_state(),
     }
     values: dict[str, Any] = {n: getattr(engine, n) for n in (*_COUNTERS, *_LISTS)}
-    values["tasks"] = [asdict(task) for task in engine.tasks]
+    values["tasks"], values["planned"] = [asdict(task) for task in engine.tasks], engine.tasks.planned
     if engine.mask is not None:
         arrays["mask"] = engine.mask
     if engine.model is not None:
@@ -87,8 +86,8 @@ def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
     engine.generator.set_state(arrays["generator"])
     for name in (*_COUNTERS, *_LISTS):
         setattr(engine, name, values[name])
-    tasks = [dict(task) for task in values["tasks"]]
-    engine.tasks = deque(Task(**{**t, "stage": None if t["stage"] is None else Stage(**t["stage"])}) for t in tasks)
+    engine.tasks.add(_task(task) for task in values["tasks"])
+    engine.tasks.planned = values["planned"]
     engine.mask = arrays.get("mask")
     band = engine.band if engine.diameter_A else None
     engine.survey.restore(arrays, values, band, engine.mask)
@@ -97,6 +96,11 @@ def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
     if "null" in values:
         found = ClassAverages(**{n: np.array(state.arrays[f"final.{n}"]) for n in _FINAL})
         engine.final = Final(found, *values["null"])
+
+
+def _task(values: Mapping[str, Any]) -> Task:
+    stage = values["stage"]
+    return Task(**{**values, "stage": None if stage is None else Stage(**stage)})
 
 
 def _restore_model(engine: Classifier, stage: Stage, arrays: dict[str, Tensor]) -> None:
