@@ -128,14 +128,16 @@ def test_a_second_search_is_resumed_bit_for_bit(monkeypatch: pytest.MonkeyPatch)
     given = [scene.batch(made, np.arange(COUNT))]
     for engine in (whole, broken):
         engine.ingest(given[0])
-    kinds, idle = set(), False
+    kinds, idle, told = set(), False, 0.0
     while not idle:
         task = broken.tasks[0]
         if broken.survey.refused and (task.kind, task.label) not in kinds:
             kinds.add((task.kind, task.label))
             broken = Classifier.resume(chosen, scene.HEADER, copied(broken.state()), given)
         one, other = whole.step(), broken.step()
-        assert one.label == other.label
-        idle = one.idle
+        assert (one.label, one.fraction, one.proviso) == (other.label, other.fraction, other.proviso)
+        assert one.fraction >= told or "no volume fits" in one.label, "a plan that grows says so"
+        assert bool(one.proviso) == (whole.survey.refused == 0)
+        idle, told = one.idle, one.fraction
     assert {"averages", "start", "weigh", "look", "divide"} <= {kind for kind, _ in kinds}
     assert scene.same_bits(whole, broken)

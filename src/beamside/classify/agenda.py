@@ -3,53 +3,70 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from beamside.classify.plan import Task
 
 
 class Agenda:
-    """Tasks to do, first come first done."""
+    """Tasks to do, first come first done, with what each costs beside the others."""
 
-    def __init__(self) -> None:
-        self._tasks: deque[Task] = deque()
-        self.planned = 0
-        """Tasks of the present plan, done or not."""
+    def __init__(
+        self,
+        tasks: Iterable[Task] = (),
+        efforts: Iterable[float] = (),
+        done: float = 0.0,
+        after: float = 0.0,
+        shown: float = 0.0,
+    ) -> None:
+        """done: effort of what is done of this round; after: of what the run does with the result of the round.
+
+        shown: the fraction that was told last.
+        """
+        self._tasks = deque(zip(tasks, efforts, strict=True))
+        self.done, self.after, self.shown = done, after, shown
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def __iter__(self) -> Iterator[Task]:
-        return iter(self._tasks)
+        return (task for task, _ in self._tasks)
 
     def __getitem__(self, index: int) -> Task:
-        return self._tasks[index]
+        return self._tasks[index][0]
 
-    def add(self, tasks: Iterable[Task]) -> None:
-        """A new plan, behind what is left of the old one."""
-        self._tasks.extend(tasks)
-        self.planned = len(self._tasks)
+    @property
+    def efforts(self) -> list[float]:
+        """Of the tasks ahead."""
+        return [effort for _, effort in self._tasks]
 
-    def replace(self, tasks: Iterable[Task]) -> None:
-        """A new plan instead of what is left of the old one."""
-        self._tasks.clear()
-        self.add(tasks)
+    def begin(self, tasks: Iterable[Task], effort: Callable[[Task], float], after: float = 0.0) -> None:
+        """A round's plan."""
+        self.done, self.after = 0.0, after
+        self.replace(tasks, effort)
 
-    def insert(self, task: Task) -> None:
+    def replace(self, tasks: Iterable[Task], effort: Callable[[Task], float]) -> None:
+        """Another plan for what is left of the round. The fraction is made anew, and may be less than before."""
+        self._tasks = deque((task, effort(task)) for task in tasks)
+        self.shown = 0.0
+
+    def insert(self, task: Task, effort: Callable[[Task], float]) -> None:
         """One more task, before all others."""
-        self._tasks.appendleft(task)
-        self.planned += 1
+        self._tasks.appendleft((task, effort(task)))
 
     def take(self) -> Task:
         """The next task, which counts as done."""
-        return self._tasks.popleft()
+        task, effort = self._tasks.popleft()
+        self.done += effort
+        return task
 
     def skip_past(self, kind: str) -> None:
         """Leave out what comes up to the first task of that kind, and that one too."""
-        while self._tasks.popleft().kind != kind:
+        while self._tasks.popleft()[0].kind != kind:
             pass
 
-    @property
-    def fraction(self) -> float:
-        """Share of the present plan that is done."""
-        return 1.0 - len(self._tasks) / max(1, self.planned)
+    def tell(self) -> float:
+        """Share of the round's effort that is done; under the same plan never less than what was told before."""
+        ahead = sum(self.efforts) + self.after
+        self.shown = max(self.shown, self.done / (self.done + ahead)) if self._tasks else 1.0
+        return self.shown

@@ -19,6 +19,7 @@ from beamside.classify import model as models
 from beamside.classify import plan, stored
 from beamside.classify.agenda import Agenda
 from beamside.classify.average import Sums
+from beamside.classify.effort import Scale, effort
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final, finish
 from beamside.classify.groups import Held
@@ -120,7 +121,7 @@ class Classifier:
         # The stages of the first round depend on the diameter, so they are planned once it is known.
         first = [Task("mask", f"{self._name}, measuring the particle")]
         later = self.model is not None
-        self.tasks.add(plan.later_round(self.band, self._name, held=self._held is not None) if later else first)
+        self._begin(plan.later_round(self.band, self._name, held=self._held is not None) if later else first)
 
     def _require_as_many_as_classes(self) -> None:
         count = len(self.population.rows)
@@ -140,13 +141,13 @@ class Classifier:
             )
         seen = self.covered == len(self.population.rows)
         tasks = [] if seen else plan.closing_round(self.options, self.band, held=self._held is not None)
-        self.tasks.add([*tasks, Task("finish", "restoring the averages at full box")])
+        self._begin([*tasks, Task("finish", "restoring the averages at full box")])
 
     def step(self) -> Progress:
         """The next task."""
         if self.tasks:
             task = self.tasks.take()
-            {
+            said = {
                 "stage": self._enter,
                 "pass": self._pass,
                 "meet": self._meet,
@@ -159,13 +160,12 @@ class Classifier:
                 "mask": self._choose_mask,
                 "finish": self._finish,
             }[task.kind](task)
-            label = task.label
+            label = said or task.label
         else:
             label = self._name
-        ended, finished = not self.tasks, self.final is not None
-        return Progress(
-            label, self.tasks.fraction, round_ended=ended, idle=ended, finished=finished, metrics=metrics_of(self)
-        )
+        ended, finished, metrics = not self.tasks, self.final is not None, metrics_of(self)
+        proviso = "longer if the volume is refused" if self._refusable and not ended else ""
+        return Progress(label, self.tasks.tell(), ended, ended, finished, metrics, proviso=proviso)
 
     def snapshot(self) -> Snapshot:
         """Class averages with their tables; restored ones once the run has finished."""
@@ -174,7 +174,11 @@ class Classifier:
     @property
     def band(self) -> Band:
         """The measures that stages are cut from; the particle's diameter must be known."""
-        return Band(self.box_px, self.diameter_A / self.pixel_size_A, self.limits.last_ring)
+        return Band(self.box_px, self._diameter_px, self.limits.last_ring)
+
+    @property
+    def _diameter_px(self) -> float:
+        return self.diameter_A / self.pixel_size_A
 
     # ---- tasks
 
@@ -183,9 +187,9 @@ class Classifier:
         chosen = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
         self.mask, self.diameter_A, self.mask_note = chosen.mask, chosen.diameter_A, chosen.note
         if self._may_survey:
-            self.tasks.add(plan.survey_round(self.options, self.band, self._name))
+            self._begin(plan.survey_round(self.options, self.band, self._name))
         else:
-            self._plan_free_classes()
+            self._begin(self._free_classes)
 
     @property
     def _may_survey(self) -> bool:
@@ -195,8 +199,27 @@ class Classifier:
     def _may_search_again(self) -> bool:
         return self._may_survey and plan.may_search_again(self.classes, self.survey.refused)
 
-    def _plan_free_classes(self) -> None:
-        self.tasks.add(plan.free_round(self.options, self.band, self._name, again=self._may_search_again))
+    @property
+    def _free_classes(self) -> list[Task]:
+        return plan.free_round(self.options, self.band, self._name, again=self._may_search_again)
+
+    @property
+    def _refusable(self) -> bool:
+        """Whether a volume is sought of which nobody knows yet whether it will be believed."""
+        first = self.model is None and self.survey.cells is None and not self.survey.refused
+        return first and self.mask is not None and self._may_survey and self.options.start == "auto"
+
+    def _begin(self, tasks: list[Task]) -> None:
+        count = len(self.population.rows)
+        self.tasks.begin(tasks, self._effort, after=effort(Task("finish", ""), self._scale(count)))
+
+    def _effort(self, task: Task) -> float:
+        rows = self.population.rows
+        fresh = task.new or task.kind == "meet"
+        return effort(task, self._scale(int((self.known.weight[rows, 0] == 0).sum()) if fresh else len(rows)))
+
+    def _scale(self, particles: int) -> Scale:
+        return Scale(particles, self.classes, self.options.training_particles, self.box_px, self._diameter_px)
 
     def _enter_views(self, task: Task) -> None:
         assert task.stage is not None and self.mask is not None
@@ -223,25 +246,28 @@ class Classifier:
         if last and self.options.iterations is None and self.survey.rising(task.done):
             # A volume that still gains is not there yet; views found from it now would be wrong.
             stage = replace(task.stage, passes=task.stage.passes + 1)
-            self.tasks.insert(Task("look", f"{task.label}, still gaining", stage, task.done + 1))
+            self.tasks.insert(Task("look", f"{task.label}, still gaining", stage, task.done + 1), self._effort)
 
     def _weigh(self, task: Task) -> None:
         if self.options.start != "volume" and self.survey.hopeless():
             self.tasks.skip_past("divide")
             self.population.centres_px = self.free_px
 
-    def _divide(self, task: Task) -> None:
+    def _divide(self, task: Task) -> str | None:
         first, free = self.survey.cells is None, self.model is not None
         forced = self.options.start == "volume" and (free or not self._may_search_again)
         if self.survey.divide(self.known, forced=forced, again=not task.new):
             if first:
-                self.tasks.replace(plan.held_tasks(self.band, self._name))  # What was planned for free classes is off.
+                self.tasks.replace(plan.held_tasks(self.band, self._name), self._effort)
         elif free:
             self.population.centres_px = self.free_px
         else:
-            self._plan_free_classes()
+            self.tasks.replace(self._free_classes, self._effort)
             if self._may_search_again:
                 self.survey.note = ""
+                return f"{self._name}, no volume fits: free classes, then a volume of their averages"
+            return f"{self._name}, no volume fits: free classes"
+        return None
 
     @property
     def _name(self) -> str:

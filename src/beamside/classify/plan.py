@@ -32,6 +32,8 @@ class Task:
     done: int = 0
     new: bool = False
     """Of views: only particles that have no class yet, and the volume stays as it is."""
+    held: bool = False
+    """Of passes: particles stay in the classes that their directions give."""
 
 
 def look_tasks(stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
@@ -50,13 +52,14 @@ def view_tasks(stages: Sequence[Stage], name: str, *, new: bool = False) -> list
     return [*look_tasks(stages, name, new=new), Task("divide", f"{name}, directions into classes", new=new)]
 
 
-def stage_tasks(stages: Sequence[Stage], name: str) -> list[Task]:
+def stage_tasks(stages: Sequence[Stage], name: str, *, held: bool = False) -> list[Task]:
     """Passes over free or held classes."""
     tasks = []
     for stage in stages:
         tasks.append(Task("stage", f"{name}, {stage.name}: encoding", stage))
         tasks += [
-            Task("pass", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i) for i in range(stage.passes)
+            Task("pass", f"{name}, {stage.name} {i + 1} of {stage.passes}", stage, i, held=held)
+            for i in range(stage.passes)
         ]
     return tasks
 
@@ -65,14 +68,14 @@ def second_search(band: Band, name: str) -> list[Task]:
     """A volume from the class averages there are, then from the particles."""
     start, everywhere, *fine = averaged_views(band)
     first, *looks = look_tasks([start, everywhere], name)
-    starts = [Task("start", f"{name}, volume of the averages {i + 1} of {STARTS}", done=i) for i in range(STARTS)]
+    starts = [Task("start", f"{name}, volume of the averages {i + 1} of {STARTS}", start, i) for i in range(STARTS)]
     weighed = Task("weigh", f"{name}, weighing the volume")
     return [replace(first, kind="averages"), *starts, *looks, weighed, *view_tasks(fine, name)]
 
 
 def held_tasks(band: Band, name: str) -> list[Task]:
     """Averages of classes whose particles are known by their directions."""
-    return stage_tasks(held_stages(band), name)
+    return stage_tasks(held_stages(band), name, held=True)
 
 
 def may_survey(options: ClassifyOptions, classes: int, particles: int) -> bool:
@@ -89,8 +92,8 @@ def may_search_again(classes: int, refused: int) -> bool:
 
 
 def survey_round(options: ClassifyOptions, band: Band, name: str) -> list[Task]:
-    """A first round that looks for a volume."""
-    return view_tasks(view_stages(band, options.iterations), name)
+    """A first round that looks for a volume, as it goes if the volume is believed."""
+    return [*view_tasks(view_stages(band, options.iterations), name), *held_tasks(band, name)]
 
 
 def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool) -> list[Task]:

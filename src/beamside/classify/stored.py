@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from beamside.classify import model as models
+from beamside.classify.agenda import Agenda
 from beamside.classify.average import Averages, Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
 _COUNTERS = ("round", "passes", "seen", "covered", "closed", "diameter_A", "limit_note", "mask_note")
 _LISTS = ("set_aside", "reseeded", "entropies", "encoded_upto")
+_AGENDA = ("efforts", "done", "after", "shown")
 _FINAL = ("images", "frc", "ssnr", "resolution_A", "occupancy")
 
 
@@ -41,7 +43,8 @@ def state_of(engine: Classifier) -> State:
         "generator": engine.generator.get_state(),
     }
     values: dict[str, Any] = {n: getattr(engine, n) for n in (*_COUNTERS, *_LISTS)}
-    values["tasks"], values["planned"] = [asdict(task) for task in engine.tasks], engine.tasks.planned
+    values["tasks"] = [asdict(task) for task in engine.tasks]
+    values["agenda"] = {n: getattr(engine.tasks, n) for n in _AGENDA}
     if engine.mask is not None:
         arrays["mask"] = engine.mask
     if engine.model is not None:
@@ -86,8 +89,7 @@ def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
     engine.generator.set_state(arrays["generator"])
     for name in (*_COUNTERS, *_LISTS):
         setattr(engine, name, values[name])
-    engine.tasks.add(_task(task) for task in values["tasks"])
-    engine.tasks.planned = values["planned"]
+    engine.tasks = Agenda(map(_task, values["tasks"]), **values["agenda"])
     engine.mask = arrays.get("mask")
     band = engine.band if engine.diameter_A else None
     engine.survey.restore(arrays, values, band, engine.mask)
