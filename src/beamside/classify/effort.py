@@ -18,8 +18,8 @@ _MATCH = 1.0e-9
 """One particle against one reference in one shift, a coefficient."""
 _NEAR = 0.8
 """Of a look around where particles were found: most of what is left are sums."""
-_SOLVE = 1.0e-3
-"""A volume from its sums, a coefficient."""
+_SOLVE, _AVERAGE = 0.05, 0.03
+"""A volume from its sums; averages from theirs."""
 _PIXEL = 1.5e-8
 """Reading and encoding one particle, a pixel of its box."""
 _TRAIN = 0.8e-6
@@ -63,15 +63,15 @@ def effort(task: Task, scale: Scale) -> float:
         return (training + count * (stage.doubtful or 1.0)) * _PIXEL * scale.box_px**2 + training * _TRAIN * size
     if task.kind == "pass":
         classes = min(_HELD_CLASSES, scale.classes) if task.held else scale.classes
-        return count * stage.share * classes * one
+        return _AVERAGE + count * stage.share * classes * one
     if task.kind == "start":
-        return PASSES * (scale.classes * stage.views * one + _SOLVE * size)
+        return PASSES * (scale.classes * stage.views * one + _SOLVE)
     if stage.doubtful:
         return count * stage.doubtful * stage.views * one
     if stage.largest:
         last = count if task.done + 1 == stage.passes else 0
-        return (stage.sizes(count)[task.done] + last) * stage.views * one + _SOLVE * size
-    return count * stage.views * one * (_NEAR if task.done else 1.0) + _SOLVE * size
+        return (stage.sizes(count)[task.done] + last) * stage.views * one + _SOLVE
+    return count * stage.views * one * (_NEAR if task.done else 1.0) + _SOLVE
 
 
 def _shifts(stage: Stage) -> float:

@@ -360,8 +360,8 @@ class Classifier:
 
     def _finish(self, task: Task) -> None:
         assert self.model is not None
-        self.model.settle(self.population, self.known, self.population.rows)
         self.final = finish(self.model, self.population, self.known)
+        self.model.settle(self.population, self.known, self.population.rows)
 
     def _count(self, particles: int) -> None:
         self.passes += 1

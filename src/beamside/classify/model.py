@@ -166,9 +166,9 @@ def _grown(old: Tensor, count: int) -> Tensor:
     return old if len(old) == count else torch.cat([old, torch.zeros(count - len(old), *old.shape[1:])])
 
 
-def found_shifts(frame: Frame, known: Assignment, rows: Tensor) -> Tensor:
+def found_shifts(frame: Frame, known: Assignment, rows: Tensor, candidate: int = 0) -> Tensor:
     """(k, 2) as (x, y): displacement of particles from their centres, the reference's shift turned with it."""
-    shift, alpha = frame.shifts.shifts_px[known.shift[rows, 0]], known.alpha[rows, 0]
+    shift, alpha = frame.shifts.shifts_px[known.shift[rows, candidate]], known.alpha[rows, candidate]
     cosine, sine = torch.cos(alpha), torch.sin(alpha)
     x, y = shift[:, 0], shift[:, 1]
     return torch.stack([cosine * x - sine * y, sine * x + cosine * y], 1)
