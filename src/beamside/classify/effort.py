@@ -18,14 +18,18 @@ _MATCH = 1.0e-9
 """One particle against one reference in one shift, a coefficient."""
 _NEAR = 0.8
 """Of a look around where particles were found: most of what is left are sums."""
-_SOLVE, _AVERAGE = 0.05, 0.03
-"""A volume from its sums; averages from theirs."""
+_SOLVE, _SOLVE_MORE = 0.03, 3e-4
+"""A volume from its sums, and what each coefficient adds."""
+_AVERAGE = 0.03
+"""Averages from their sums."""
 _PIXEL = 1.5e-8
 """Reading and encoding one particle, a pixel of its box."""
 _TRAIN = 0.8e-6
 """One particle of those that train the compression, a coefficient."""
 _RESTORE = 3e-8
 """Laying one particle into its average, a pixel."""
+_SHOW = 1.0
+"""Publishing what a round leaves, pictures above all."""
 _ONCE = 0.2
 """Of a task whatever its size."""
 _WEIGH = 2e-6
@@ -52,12 +56,14 @@ def effort(task: Task, scale: Scale) -> float:
     count, stage = scale.particles, task.stage
     if task.kind == "mask":
         return _ONCE
+    if task.kind == "show":
+        return _SHOW
     if task.kind in ("finish", "meet"):
         return _ONCE + count * _RESTORE * scale.box_px**2
     if stage is None:
         return _ONCE + count * scale.classes * _WEIGH
     size = _COEFFICIENTS * (stage.last_ring * scale.diameter_px / scale.box_px) ** 2
-    one = _MATCH * size * _shifts(stage)
+    one, solve = _MATCH * size * _shifts(stage), _SOLVE + _SOLVE_MORE * size
     if task.kind in ("stage", "views", "averages"):
         training = min(count, scale.training)
         return (training + count * (stage.doubtful or 1.0)) * _PIXEL * scale.box_px**2 + training * _TRAIN * size
@@ -65,13 +71,13 @@ def effort(task: Task, scale: Scale) -> float:
         classes = min(_HELD_CLASSES, scale.classes) if task.held else scale.classes
         return _AVERAGE + count * stage.share * classes * one
     if task.kind == "start":
-        return PASSES * (scale.classes * stage.views * one + _SOLVE)
+        return PASSES * (scale.classes * stage.views * one + solve)
     if stage.doubtful:
         return count * stage.doubtful * stage.views * one
     if stage.largest:
         last = count if task.done + 1 == stage.passes else 0
-        return (stage.sizes(count)[task.done] + last) * stage.views * one + _SOLVE
-    return count * stage.views * one * (_NEAR if task.done else 1.0) + _SOLVE
+        return (stage.sizes(count)[task.done] + last) * stage.views * one + solve
+    return count * stage.views * one * (_NEAR if task.done else 1.0) + solve
 
 
 def _shifts(stage: Stage) -> float:

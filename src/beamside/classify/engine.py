@@ -164,8 +164,7 @@ class Classifier:
         else:
             label = self._name
         ended, finished, metrics = not self.tasks, self.final is not None, metrics_of(self)
-        proviso = "longer if the volume is refused" if self._refusable and not ended else ""
-        return Progress(label, self.tasks.tell(), ended, ended, finished, metrics, proviso=proviso)
+        return Progress(label, self.tasks.tell(), ended, ended, finished, metrics, proviso=self._proviso)
 
     def snapshot(self) -> Snapshot:
         """Class averages with their tables; restored ones once the run has finished."""
@@ -204,16 +203,22 @@ class Classifier:
         return plan.free_round(self.options, self.band, self._name, again=self._may_search_again)
 
     @property
-    def _refusable(self) -> bool:
-        """Whether a volume is sought of which nobody knows yet whether it will be believed."""
+    def _proviso(self) -> str:
+        """What may follow that is not counted yet."""
+        if any(task.maybe for task in self.tasks):
+            return "longer if a volume fits the averages"
         first = self.model is None and self.survey.cells is None and not self.survey.refused
-        return first and self.mask is not None and self._may_survey and self.options.start == "auto"
+        refusable = first and self.mask is not None and self._may_survey and self.options.start == "auto"
+        return "longer if no volume fits" if refusable else ""
 
     def _begin(self, tasks: list[Task]) -> None:
         count = len(self.population.rows)
-        self.tasks.begin(tasks, self._effort, after=effort(Task("finish", ""), self._scale(count)))
+        after = sum(effort(Task(kind, ""), self._scale(count)) for kind in ("finish", "show"))
+        self.tasks.begin(tasks, self._effort, after)
 
     def _effort(self, task: Task) -> float:
+        if task.maybe:
+            return 0.0
         rows = self.population.rows
         fresh = task.new or task.kind == "meet"
         return effort(task, self._scale(int((self.known.weight[rows, 0] == 0).sum()) if fresh else len(rows)))
@@ -248,10 +253,13 @@ class Classifier:
             stage = replace(task.stage, passes=task.stage.passes + 1)
             self.tasks.insert(Task("look", f"{task.label}, still gaining", stage, task.done + 1), self._effort)
 
-    def _weigh(self, task: Task) -> None:
+    def _weigh(self, task: Task) -> str | None:
         if self.options.start != "volume" and self.survey.hopeless():
             self.tasks.skip_past("divide")
             self.population.centres_px = self.free_px
+            return f"{self._name}, no volume fits the averages: free classes go on"
+        self.tasks.replace([replace(task, maybe=False) for task in self.tasks], self._effort)
+        return f"{self._name}, a volume may fit the averages: it is refined"
 
     def _divide(self, task: Task) -> str | None:
         first, free = self.survey.cells is None, self.model is not None

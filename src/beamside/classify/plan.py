@@ -34,6 +34,8 @@ class Task:
     """Of views: only particles that have no class yet, and the volume stays as it is."""
     held: bool = False
     """Of passes: particles stay in the classes that their directions give."""
+    maybe: bool = False
+    """Done only if something proves good that nobody knows yet."""
 
 
 def look_tasks(stages: Sequence[Stage], name: str, *, new: bool = False) -> list[Task]:
@@ -70,7 +72,8 @@ def second_search(band: Band, name: str) -> list[Task]:
     first, *looks = look_tasks([start, everywhere], name)
     starts = [Task("start", f"{name}, volume of the averages {i + 1} of {STARTS}", start, i) for i in range(STARTS)]
     weighed = Task("weigh", f"{name}, weighing the volume")
-    return [replace(first, kind="averages"), *starts, *looks, weighed, *view_tasks(fine, name)]
+    after = [replace(task, maybe=True) for task in view_tasks(fine, name)]
+    return [replace(first, kind="averages"), *starts, *looks, weighed, *after]
 
 
 def held_tasks(band: Band, name: str) -> list[Task]:
