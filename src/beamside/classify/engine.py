@@ -24,7 +24,7 @@ from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final, finish
 from beamside.classify.groups import Held
 from beamside.classify.guards import GUARDS
-from beamside.classify.masking import choose_mask
+from beamside.classify.masking import Mask, choose_mask
 from beamside.classify.model import CANDIDATES, Model, Scene
 from beamside.classify.options import ClassifyOptions, resolve_limits
 from beamside.classify.plan import Task
@@ -63,8 +63,7 @@ class Classifier:
         self.population = Population(options.ctf)
         self.known = Assignment.empty(0, CANDIDATES)
         self.model: Model | None = None
-        self.mask: Tensor | None = None
-        self.diameter_A = 0.0
+        self.masks: Mask | None = None
         self.tasks = Agenda()
         self.round, self.passes, self.seen = 0, 0, 0
         threads = available_threads(options.threads)
@@ -171,6 +170,11 @@ class Classifier:
         return snapshot_of(self)
 
     @property
+    def diameter_A(self) -> float:
+        """The particle's, which the mask stands for; 0 before it is known."""
+        return 0.0 if self.masks is None else self.masks.diameter_A
+
+    @property
     def band(self) -> Band:
         """The measures that stages are cut from; the particle's diameter must be known."""
         return Band(self.box_px, self._diameter_px, self.limits.last_ring)
@@ -183,8 +187,8 @@ class Classifier:
 
     def _choose_mask(self, task: Task) -> None:
         sample = models.training_rows(self.population, _NOISE_SAMPLE, self.options.seed)
-        chosen = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
-        self.mask, self.diameter_A, self.mask_note = chosen.mask, chosen.diameter_A, chosen.note
+        self.masks = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
+        self.mask_note = self.masks.note
         if self._may_survey:
             self._begin(plan.survey_round(self.options, self.band, self._name))
         else:
@@ -208,7 +212,7 @@ class Classifier:
         if any(task.maybe for task in self.tasks):
             return "longer if a volume fits the averages"
         first = self.model is None and self.survey.cells is None and not self.survey.refused
-        refusable = first and self.mask is not None and self._may_survey and self.options.start == "auto"
+        refusable = first and self.masks is not None and self._may_survey and self.options.start == "auto"
         return "longer if no volume fits" if refusable else ""
 
     def _begin(self, tasks: list[Task]) -> None:
@@ -227,15 +231,20 @@ class Classifier:
         return Scale(particles, self.classes, self.options.training_particles, self.box_px, self._diameter_px)
 
     def _enter_views(self, task: Task) -> None:
-        assert task.stage is not None and self.mask is not None
+        assert task.stage is not None and self.masks is not None
         rows = self.population.rows
         if task.new:
             rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
         elif self.model is not None:
             self.model.settle(self.population, self.known, rows)
         sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
-        noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], None)
-        self.survey.enter(task.stage, self.band, self.mask, noise, rows, sample)
+        noise = self._noise(task.stage, sample, None)
+        self.survey.enter(task.stage, self.band, self.masks, noise, rows, sample)
+
+    def _noise(self, stage: Stage, sample: Tensor, signal: Tensor | None) -> Tensor:
+        assert self.masks is not None
+        mask = self.masks.of(stage, self.band.reach_px)
+        return models.measure_noise(self.population, mask, sample[:_NOISE_SAMPLE], signal)
 
     def _enter_averages(self, task: Task) -> None:
         """As for views; the free classes' centres are kept for the case that no volume is found from them either."""
@@ -286,23 +295,23 @@ class Classifier:
         return None if self.survey.cells is None else Held(self.survey.held, self.survey.regular)
 
     def _enter(self, task: Task) -> None:
-        assert task.stage is not None and self.mask is not None
+        assert task.stage is not None and self.masks is not None
         rows, old = self.population.rows, self.model
         if old is not None:
             old.settle(self.population, self.known, rows)
         sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
         signal = None if old is None else old.signal_power()
-        noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], signal)
+        noise = self._noise(task.stage, sample, signal)
         self.model = self._framed(task.stage, noise, sample)
         self.model.encode(self.population, rows)
         self._start_averages(fresh=old is None, rows=rows)
 
     def _framed(self, stage: Stage, noise: Tensor, sample: Tensor) -> Model:
-        assert self.mask is not None
+        assert self.masks is not None
         self.training = sample
         self.encoded_px = self.population.centres_px.clone()
         self.encoded_upto = [len(self.population)]
-        made = models.begin(self.scene, stage, self.population, self.mask, noise, self.band.reach_px, sample)
+        made = models.begin(self.scene, stage, self.population, self.masks, noise, self.band.reach_px, sample)
         if self.options.references is not None:
             images = torch.as_tensor(self.options.references.images)
             made.base = models.reference_sums(images, made)

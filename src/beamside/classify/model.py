@@ -14,6 +14,7 @@ from beamside.classify.encode import BLOCK, Encoder, Particles, Spectra, build, 
 from beamside.classify.expectation import Assignment, Expectation, accumulate
 from beamside.classify.groups import Grouping
 from beamside.classify.leaveout import OfClasses
+from beamside.classify.masking import Mask
 from beamside.classify.mirror import folded, with_mirrors
 from beamside.classify.polar import Rings, bessel_table, largest_argument, shift_grid, transform_matrix
 from beamside.classify.population import Population
@@ -221,11 +222,11 @@ def measure_noise(population: Population, mask: Tensor, sample: Tensor, signal: 
 
 
 def begin(
-    scene: Scene, stage: Stage, population: Population, mask: Tensor, noise: Tensor, reach_px: float, sample: Tensor
+    scene: Scene, stage: Stage, population: Population, masks: Mask, noise: Tensor, reach_px: float, sample: Tensor
 ) -> Model:
     """A model in the frame of `stage` without averages; `sample` trains the compression."""
-    reach = max(stage.reach_px, reach_px)
-    inside = (mask > 0.5).sum().item()
+    reach, mask = max(stage.reach_px, reach_px), masks.of(stage, reach_px)
+    inside = (masks.tight > 0.5).sum().item()
     radius = math.sqrt(inside / math.pi) + 0.5 * reach
     rings = Rings.for_object(scene.box_px, scene.first_ring, stage.last_ring, radius)
     encoder = build(

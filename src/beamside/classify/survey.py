@@ -23,6 +23,7 @@ from beamside.classify.average import Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import null_scores
 from beamside.classify.leaveout import Traces
+from beamside.classify.masking import Mask
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Band, Stage
@@ -81,7 +82,7 @@ class Survey:
         """How many classes are cells of directions; the others are for what is not a view of the volume."""
         return self.scene.classes if self.cells is None else len(self.cells)
 
-    def enter(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor, rows: Tensor, training: Tensor) -> None:
+    def enter(self, stage: Stage, band: Band, masks: Mask, noise: Tensor, rows: Tensor, training: Tensor) -> None:
         """Go over to the frame of a stage, with the volume so far, and encode `rows` in it."""
         everywhere = stage.reach_px >= band.reach_px
         if not everywhere or stage.doubtful:
@@ -96,15 +97,23 @@ class Survey:
             self.population.centres_px[self.looked] = 0.0
         self.encoded_px = self.population.centres_px.clone()
         before = self.volume if self.atlas is None else self.atlas.volume
-        self._build(stage, band, mask, noise)
+        self._build(stage, band, masks, noise)
         assert self.atlas is not None
         if before is not None:
             self.atlas.adopt(before)
 
-    def _build(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor) -> None:
+    def _build(self, stage: Stage, band: Band, masks: Mask, noise: Tensor) -> None:
         self.traces = self.traces.extended(len(self.population))
         self.atlas = atlases.enter(
-            self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px, self.traces
+            self.scene,
+            stage,
+            self.population,
+            masks,
+            noise,
+            band.reach_px,
+            self.training,
+            band.diameter_px,
+            self.traces,
         )
         self.atlas.model.encode(self.population, self.looked)
         self.gains = []
@@ -299,7 +308,7 @@ class Survey:
         return arrays, values
 
     def restore(
-        self, arrays: dict[str, Tensor], values: Mapping[str, Any], band: Band | None, mask: Tensor | None
+        self, arrays: dict[str, Tensor], values: Mapping[str, Any], band: Band | None, masks: Mask | None
     ) -> None:
         """As it was when the state was taken; the population is as it was already."""
         self.sightings = Assignment(*(arrays[f"survey.known.{n}"] for n in _KNOWN))
@@ -313,11 +322,11 @@ class Survey:
             self.cells = arrays["survey.cells"].numpy()
         if "survey.stage" not in values:
             return
-        assert mask is not None and band is not None
+        assert masks is not None and band is not None
         now, self.population.centres_px = self.population.centres_px, self.encoded_px
         shift = self.sightings.shift
         self.sightings.shift = shift.clone()
-        self._build(Stage(**values["survey.stage"]), band, mask, arrays["survey.noise"])
+        self._build(Stage(**values["survey.stage"]), band, masks, arrays["survey.noise"])
         self.sightings.shift, self.population.centres_px = shift, now
         assert self.atlas is not None
         self.gains = values["survey.gains"]
