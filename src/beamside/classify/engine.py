@@ -154,6 +154,8 @@ class Classifier:
                 "averages": self._enter_averages,
                 "start": lambda task: self.survey.start(self.known, task.done),
                 "look": self._look,
+                "keep": lambda task: self.survey.keep(),
+                "better": lambda task: self.survey.better(),
                 "weigh": self._weigh,
                 "divide": self._divide,
                 "mask": self._choose_mask,
@@ -190,7 +192,7 @@ class Classifier:
         self.masks = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
         self.mask_note = self.masks.note
         if self._may_survey:
-            self._begin(plan.survey_round(self.options, self.band, self._name))
+            self._begin(plan.survey_round(self.options, self.band, self._name, len(self.population.rows)))
         else:
             self._begin(self._free_classes)
 

@@ -21,6 +21,9 @@ from beamside.classify.schedule import (
 )
 from beamside.classify.survey import LEAST_PARTICLES
 
+_TWICE = 3000
+"""Of so few particles one volume in six ends half right."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -89,14 +92,25 @@ def may_survey(options: ClassifyOptions, classes: int, particles: int) -> bool:
     return alike and particles >= LEAST_PARTICLES
 
 
+def starts_twice(options: ClassifyOptions, particles: int) -> bool:
+    """Whether two volumes are made from nothing, of which the likelier one goes on."""
+    return options.iterations is None and particles < _TWICE
+
+
 def may_search_again(classes: int, refused: int) -> bool:
     """Whether a volume is looked for from the averages of free classes, after so many were refused."""
     return refused < 2 and classes >= LEAST_CLASSES
 
 
-def survey_round(options: ClassifyOptions, band: Band, name: str) -> list[Task]:
+def survey_round(options: ClassifyOptions, band: Band, name: str, particles: int) -> list[Task]:
     """A first round that looks for a volume, as it goes if the volume is believed."""
-    return [*view_tasks(view_stages(band, options.iterations), name), *held_tasks(band, name)]
+    coarse, finer, *fine = view_stages(band, options.iterations)
+    begun = look_tasks([coarse, finer], name)
+    if starts_twice(options, particles):
+        again = look_tasks([coarse, finer], f"{name}, another start")
+        better = Task("better", f"{name}, the better of both volumes", finer, finer.passes - 1)
+        begun = [*begun, Task("keep", f"{name}, a volume to compare with"), *again, better]
+    return [*begun, *view_tasks(fine, name), *held_tasks(band, name)]
 
 
 def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool) -> list[Task]:

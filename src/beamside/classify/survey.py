@@ -44,7 +44,7 @@ STRANGE = 1.5
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
 
 _ARRAYS = ("rows", "looked", "training", "encoded_px", "held", "sureness")
-_VALUES = ("note", "gains", "null", "refused", "start_score")
+_VALUES = ("note", "gains", "null", "refused", "start_score", "attempt", "rival_score")
 _VOLUME = ("harmonics", "variance", "prior", "ring_weight")
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
 
@@ -76,6 +76,11 @@ class Survey:
         """How many volumes explained the particles no better than free classes."""
         self.start_score = 0.0
         """Of the present volume, if it was found from class averages: their mean log-likelihood."""
+        self.attempt = 0
+        """How many volumes from nothing were begun before the present one."""
+        self.rival: Volume | None = None
+        self.rival_score = 0.0
+        """An earlier attempt's volume, and the mean log-likelihood of all particles with it."""
 
     @property
     def regular(self) -> int:
@@ -126,9 +131,9 @@ class Survey:
         assert atlas is not None
         stage, rows = atlas.model.stage, self.looked
         if atlas.volume is None:
-            atlas.guess(self.sightings, rows, torch.Generator().manual_seed(self.scene.seed))
+            atlas.guess(self.sightings, rows, torch.Generator().manual_seed(self._seed))
         if stage.largest:
-            rows = atlases.batch_of(rows, stage.sizes(len(rows)), done, self.scene.seed)
+            rows = atlases.batch_of(rows, stage.sizes(len(rows)), done, self._seed)
         else:
             atlas.forget()
         # Once all particles were looked for everywhere in this frame, they are looked for around where they were found.
@@ -143,6 +148,31 @@ class Survey:
             # The next stage needs the centre of every particle, not of the last batch alone.
             atlas.look(self.rows, self.sightings, 1.0, learn=False)
         return len(rows)
+
+    @property
+    def _seed(self) -> int:
+        return self.scene.seed + 104729 * self.attempt
+
+    def keep(self) -> None:
+        """Put the volume aside that all particles were just looked for in, and begin another from nothing."""
+        atlas = self.atlas
+        assert atlas is not None
+        self.rival, self.rival_score = atlas.volume, self._mean_score()
+        self.attempt += 1
+        atlas.volume = None
+        self.traces.share.zero_()
+
+    def better(self) -> None:
+        """Go on with the volume that was put aside, if the particles are likelier with it than with the present one."""
+        atlas = self.atlas
+        assert atlas is not None and self.rival is not None
+        if self.rival_score > self._mean_score():
+            atlas.adopt(self.rival)
+            atlas.look(self.rows, self.sightings, 1.0, learn=False)
+        self.rival = None
+
+    def _mean_score(self) -> float:
+        return float(self.sightings.score[self.rows, 0].double().mean())
 
     def start(self, known: Assignment, number: int) -> None:
         """A volume from the classes of `known`, whose members are at their centres; kept if it is the best so far."""
@@ -289,7 +319,7 @@ class Survey:
         arrays |= {"survey.traces.toward": self.traces.toward, "survey.traces.share": self.traces.share}
         values: dict[str, Any] = {f"survey.{n}": getattr(self, n) for n in _VALUES}
         present = None if self.atlas is None else self.atlas.volume
-        for name, volume in (("survey.volume", self.volume), ("survey.present", present)):
+        for name, volume in (("survey.volume", self.volume), ("survey.rival", self.rival), ("survey.present", present)):
             if volume is not None:
                 arrays |= {f"{name}.{n}": getattr(volume, n) for n in _VOLUME}
                 values[f"{name}.split"] = volume.split
@@ -317,7 +347,7 @@ class Survey:
         self.traces = Traces(arrays["survey.traces.toward"], arrays["survey.traces.share"])
         for name in _VALUES:
             setattr(self, name, values[f"survey.{name}"])
-        self.volume = _volume_from("survey.volume", arrays, values)
+        self.volume, self.rival = (_volume_from(f"survey.{n}", arrays, values) for n in ("volume", "rival"))
         if "survey.cells" in arrays:
             self.cells = arrays["survey.cells"].numpy()
         if "survey.stage" not in values:
