@@ -128,14 +128,18 @@ def test_a_second_search_is_resumed_bit_for_bit(monkeypatch: pytest.MonkeyPatch)
     given = [scene.batch(made, np.arange(COUNT))]
     for engine in (whole, broken):
         engine.ingest(given[0])
-    kinds, idle = set(), False
+    kinds, idle, told, provisos = set(), False, 0.0, set[str]()
     while not idle:
         task = broken.tasks[0]
         if broken.survey.refused and (task.kind, task.label) not in kinds:
             kinds.add((task.kind, task.label))
             broken = Classifier.resume(chosen, scene.HEADER, copied(broken.state()), given)
         one, other = whole.step(), broken.step()
-        assert one.label == other.label
-        idle = one.idle
+        assert (one.label, one.fraction, one.proviso) == (other.label, other.fraction, other.proviso)
+        assert one.fraction >= told or "fit" in one.label, "a plan that grows says so"
+        assert one.proviso or whole.survey.refused, "a volume may be refused"
+        provisos.add(one.proviso)
+        idle, told = one.idle, one.fraction
     assert {"averages", "start", "weigh", "look", "divide"} <= {kind for kind, _ in kinds}
+    assert provisos == {"longer if no volume fits", "longer if a volume fits the averages", ""}
     assert scene.same_bits(whole, broken)

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from beamside.classify.diameter import from_averages, from_images
-from beamside.classify.restore import Restoration
+from beamside.classify.diameter import from_images
 from beamside.formats.mrc import read_images
 from beamside.formats.star import read_star
 from beamside.optics.ctf import CtfParams
 from beamside.optics.fourier import shift_images
 from beamside.optics.masks import radius_grid_px
 from beamside.simulate.particles import Recipe, Session
-from beamside.simulate.volumes import load_volume
+from beamside.simulate.volumes import density, load_volume
 
 BOX = 64
 SIZES_A = {"walk": 180.0, "ring": 137.0}
@@ -41,6 +40,22 @@ def test_known_particles(name: str, share: float, noise: str) -> None:
     found = from_images(torch.as_tensor(made.images(np.arange(600))), made.truth.optics, made.recipe.pixel_size_A)
     assert found.diameter_A is not None and found.confidence > 0.5
     assert 0.9 * SIZES_A[name] < found.diameter_A < 1.2 * SIZES_A[name]
+
+
+@pytest.mark.parametrize("noise", ["white", "pink"])
+@pytest.mark.parametrize("width_A", [12.0, 20.0, 30.0])
+def test_long_particles(width_A: float, noise: str) -> None:
+    """260 A long rods of globules: most of a wide ring is empty, and few views show the ends."""
+    rng, pixel_A = np.random.default_rng(3), 5.0
+    centres = rng.normal(size=(60, 3)) * np.array([0.0, width_A, width_A])
+    centres[:, 0] = rng.uniform(-130.0, 130.0, 60)
+    atoms = (centres[:, None] + 6.0 * rng.normal(size=(60, 20, 3))).reshape(-1, 3)
+    volume = density(atoms, np.ones(len(atoms)), BOX, pixel_A)
+    made = Session(volume, Recipe(box_px=BOX, pixel_size_A=pixel_A, count=600, shift_px=4.0, noise=noise))
+    found = from_images(torch.as_tensor(made.images(np.arange(600))), made.truth.optics, pixel_A)
+    assert found.diameter_A is None or found.confidence < 0.5 or 200 < found.diameter_A < 290
+    # Not sure, the widest mask is taken; that must be for noise, and not for all.
+    assert noise == "pink" or (found.diameter_A is not None and found.confidence > 0.5)
 
 
 def test_neighbours_are_left_out() -> None:
@@ -88,19 +103,6 @@ def test_noise_alone_has_no_diameter() -> None:
     assert from_images(noise, params, 4.0).diameter_A is None
     assert "nothing" in from_images(noise, params, 4.0).reason
     assert "few" in from_images(noise[:5], None, 4.0).reason
-
-
-def test_class_averages_tell_it_too() -> None:
-    made = session("walk", 0.6, count=900, snr=0.2)
-    rows, truth = np.arange(900), made.truth
-    sums = Restoration(12, BOX, made.recipe.pixel_size_A)
-    pose = (truth.psi_deg, truth.origin_x_px, truth.origin_y_px)
-    flat = np.ones((900, BOX // 2 + 1))
-    sums.add(made.images(rows), truth.optics, rows % 12, *pose, np.ones(900), rows // 12 % 2, flat)
-    averages = sums.averages()
-    found = from_averages(torch.as_tensor(averages.images), averages.occupancy, made.recipe.pixel_size_A)
-    assert found.diameter_A is not None
-    assert 0.8 * SIZES_A["walk"] < found.diameter_A < 1.25 * SIZES_A["walk"]
 
 
 def test_real_crowded_apoferritin(shared: Path) -> None:

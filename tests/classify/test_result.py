@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from beamside.classify.diameter import from_images
+from beamside.classify.engine import Classifier
+from beamside.classify.expectation import Assignment
 from beamside.classify.export import write_result
+from beamside.classify.finish import restore
 from beamside.classify.picture import caption, columns, headline, tile, write_gallery
 from beamside.classify.restore import Restoration
 from beamside.optics.frc import ring_correlation
@@ -17,7 +20,7 @@ from beamside.optics.rotation import align_images
 from beamside.run.engine import Snapshot
 from beamside.simulate.particles import Recipe, Session
 from beamside.simulate.volumes import load_volume
-from tests.classify.scene import BOX, PIXEL_A, options, run, session
+from tests.classify.scene import BOX, HEADER, PIXEL_A, batch, options, run, session, settle
 
 
 def test_restoration_undoes_poses() -> None:
@@ -37,6 +40,24 @@ def test_restoration_undoes_poses() -> None:
     curve = ring_correlation(torch.as_tensor(found.images).double(), expected.double())
     assert float(curve[:, 1:16].mean()) > 0.9
     assert np.isfinite(found.images).all()
+
+
+def test_a_particle_is_in_every_class_that_it_may_belong_to() -> None:
+    """By its posterior probabilities, each candidate with its own pose, whichever of them is called the best."""
+    made = session(snr=0.1)
+    engine = Classifier.fresh(options(first_batch=240), HEADER)
+    engine.ingest(batch(made, np.arange(240)))
+    settle(engine)
+    assert engine.model is not None
+    known = engine.known
+    torn = (known.weight[:, 1] > 0.1) & (known.shift[:, 1] != known.shift[:, 0])
+    assert torn.sum() > 10
+    found = restore(engine.model, engine.population, known)
+    expected = torch.zeros(4).index_add(0, known.label.flatten(), known.weight.flatten())
+    assert np.allclose(found.occupancy, expected, atol=1e-3)
+    turned = (getattr(known, name).flip(1) for name in ("score", "label", "alpha", "shift", "weight"))
+    again = restore(engine.model, engine.population, Assignment(*turned, known.presence))
+    assert np.allclose(found.images, again.images, atol=1e-4 * found.images.std())
 
 
 def test_restorations_add_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from beamside.classify import model as models
 from beamside.classify.average import Accumulator, component_columns
+from beamside.classify.encode import Particles
 from beamside.classify.expectation import Assignment, responsibilities
-from beamside.classify.masking import circle
+from beamside.classify.masking import Mask, circle
 from beamside.classify.mirror import reflected
 from beamside.classify.population import Population
 from beamside.classify.reference import Frame, bank, shifted, unshifted
@@ -28,11 +30,26 @@ def model() -> models.Model:
     scene = models.Scene(BOX, PIXEL_A, 3, 1.0, 100, 0, 1, False, 1)
     stage = Stage("t", 7, 1.0, 2.0, 1, 1.0, 1.0)
     mask = circle(BOX, 27.0)
+    masks = Mask(mask, mask, 27.0 * PIXEL_A)
     rows = torch.arange(100)
     noise = models.measure_noise(population, mask, rows, None)
-    built = models.begin(scene, stage, population, mask, noise, 2.0, rows)
+    built = models.begin(scene, stage, population, masks, noise, 2.0, rows)
     built.encode(population, rows)
     return built
+
+
+def test_a_particle_off_the_middle_is_encoded_as_one_in_it(model: models.Model) -> None:
+    """Its mask goes with it: nothing is cut, and nothing of what lies beside it comes in."""
+    encoder = model.frame.encoder
+    encoder = replace(encoder, mask=circle(BOX, 14.0))
+    alone, pixels = torch.zeros(3, BOX, BOX), torch.randn(3, 18, 18, generator=torch.Generator().manual_seed(0))
+    alone[:, 7:25, 7:25] = pixels
+    beside, off = torch.randn(3, BOX, BOX, generator=torch.Generator().manual_seed(1)), (5, -4)
+    beside[:, 7 + off[1] : 25 + off[1], 7 + off[0] : 25 + off[0]] = pixels
+    group = torch.zeros(3, dtype=torch.int64)
+    there = encoder.encode(Particles(beside, None, group, torch.tensor([off]).float().expand(3, 2)))[0]
+    middle = encoder.encode(Particles(alone, None, group, torch.zeros(3, 2)))[0]
+    torch.testing.assert_close(there, middle, rtol=1e-4, atol=1e-4 * float(middle.abs().max()))
 
 
 def compressed(averages: torch.Tensor, frame: Frame) -> torch.Tensor:
@@ -127,11 +144,12 @@ def test_noise_is_white_in_the_vectors(model: models.Model) -> None:
     noisy = batch(made, np.arange(100).repeat(4)[:400] % 100)
     population.append(type(noisy)(tuple(map(str, range(400))), noisy.columns, lambda i: images[i]), np.ones(400, bool))
     mask = circle(BOX, 27.0)
+    masks = Mask(mask, mask, 27.0 * PIXEL_A)
     rows = torch.arange(400)
     noise = models.measure_noise(population, mask, rows, None)
     assert torch.allclose(noise[0, 2:-2], torch.ones(BOX // 2 - 3), atol=0.15), "white noise of variance 1 a pixel"
     scene = models.Scene(BOX, PIXEL_A, 3, 1.0, 100, 0, 1, False, 1)
-    built = models.begin(scene, Stage("t", 7, 1.0, 2.0, 1, 1.0, 1.0), population, mask, noise, 2.0, rows)
+    built = models.begin(scene, Stage("t", 7, 1.0, 2.0, 1, 1.0, 1.0), population, masks, noise, 2.0, rows)
     built.encode(population, rows)
     real, imaginary = component_columns(built.frame.encoder.subspace.sizes)
     power = (built.vectors[:, real] ** 2 + built.vectors[:, imaginary] ** 2).mean(0)

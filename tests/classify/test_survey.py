@@ -94,8 +94,27 @@ def test_new_particles_join_the_classes_of_their_directions() -> None:
     assert purity(engine, made) > purity(whole, made) - 0.05
 
 
-def test_resumed_at_every_stage_is_uninterrupted_bit_for_bit() -> None:
+@pytest.mark.parametrize("first_is_better", [True, False])
+def test_the_likelier_of_two_volumes_goes_on(first_is_better: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "starts_twice", lambda options, particles: True)
+    engine = Classifier.fresh(options(iterations=3), scene.HEADER)
+    engine.ingest(scene.batch(loud(), np.arange(COUNT)))
+    while engine.tasks[0].kind != "better":
+        engine.step()
+    survey = engine.survey
+    assert survey.atlas is not None and survey.atlas.volume is not None and survey.rival is not None
+    mine, rival, scores = survey.atlas.volume.harmonics, survey.rival.harmonics, survey.sightings.score[:, 0].clone()
+    assert not torch.allclose(mine, rival), "another start is another start"
+    survey.rival_score = float(scores.double().mean()) + (1.0 if first_is_better else -1.0)
+    engine.step()
+    assert survey.rival is None
+    torch.testing.assert_close(survey.atlas.volume.harmonics, rival if first_is_better else mine)
+    assert torch.equal(survey.sightings.score[:, 0], scores) != first_is_better, "its own orientations go with it"
+
+
+def test_resumed_at_every_stage_is_uninterrupted_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """One engine goes through; the other is taken up from its state again and again, in every kind of step."""
+    monkeypatch.setattr(plan, "starts_twice", lambda options, particles: True)
     made = loud()
     chosen = options(first_batch=500, iterations=4, classes=5)
     whole, broken = (Classifier.fresh(chosen, scene.HEADER) for _ in range(2))
@@ -117,7 +136,9 @@ def test_resumed_at_every_stage_is_uninterrupted_bit_for_bit() -> None:
             assert progress.label == other.label
             steps += 1
             idle = progress.idle
-    assert {"views", "look", "divide", "stage", "pass", "meet", "finish"} <= {kind for _, kind, _ in kinds}
+    assert {"views", "look", "keep", "better", "divide", "stage", "pass", "meet", "finish"} <= {
+        kind for _, kind, _ in kinds
+    }
     assert scene.same_bits(whole, broken)
 
 

@@ -16,7 +16,7 @@ from beamside.classify.average import Accumulator
 from beamside.classify.expectation import Assignment, responsibilities
 from beamside.classify.groups import Grouping, Held, Near
 from beamside.classify.leaveout import OfClasses, OfVolume, Traces
-from beamside.classify.masking import circle
+from beamside.classify.masking import Mask, circle
 from beamside.classify.model import Model
 from beamside.classify.population import Population
 from beamside.classify.reference import bank
@@ -39,7 +39,9 @@ def model() -> Model:
     scene = models.Scene(BOX, PIXEL_A, CLASSES, 1.0, 100, 0, 1, False, 1)
     mask, rows = circle(BOX, 27.0), torch.arange(PARTICLES)
     noise = models.measure_noise(population, mask, rows, None)
-    built = models.begin(scene, Stage("t", 7, 1.0, 2.0, 1, 1.0, 1.0), population, mask, noise, 2.0, rows)
+    built = models.begin(
+        scene, Stage("t", 7, 1.0, 2.0, 1, 1.0, 1.0), population, Mask(mask, mask, 27.0 * PIXEL_A), noise, 2.0, rows
+    )
     built.encode(population, rows)
     known = Assignment.empty(PARTICLES, models.CANDIDATES)
     known.shift[:] = built.frame.shifts.centre

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,19 @@ def test_a_log_has_sparse_plain_lines() -> None:
         "[1:00",
         "[1:00",
     ]
+
+
+def test_a_log_hears_at_once_that_there_is_more_to_do_and_what_it_depends_on() -> None:
+    stream, clock = io.StringIO(), FakeClock()
+    progress = TerminalProgress(stream=stream, clock=clock)
+    for seconds, fraction in ((0.0, 0.1), (1.0, 0.8), (2.0, 0.3), (3.0, 0.4)):
+        clock.now = seconds
+        report = working(fraction)
+        assert report.progress is not None
+        told = replace(report.progress, proviso="" if seconds >= 2 else "longer if it is refused")
+        progress.update(replace(report, progress=told))
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("round 1, 0.1  10 % (longer if it is refused)") and second.endswith("round 1, 0.3  30 %")
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])

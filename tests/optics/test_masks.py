@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beamside.errors import OptionError
-from beamside.optics.masks import gaussian, radius_grid_px, soft_circle
+from beamside.optics.masks import gaussian, moved, radius_grid_px, soft_circle
 
 
 @pytest.mark.parametrize("box_px", [16, 17])
@@ -35,3 +35,13 @@ def test_impossible_masks() -> None:
     for build in (lambda: soft_circle(8, -1, 2), lambda: soft_circle(8, 1, -2), lambda: gaussian(8, 0.0)):
         with pytest.raises(OptionError):
             build()
+
+
+def test_a_moved_mask_is_round_each_centre() -> None:
+    mask = soft_circle(16, 3, 2)
+    assert moved(mask, torch.tensor([[0.4, -0.4]])) is mask
+    there = moved(mask, torch.tensor([[0.0, 0.0], [2.6, -1.2], [-9.0, 0.0]]))
+    assert torch.equal(there[0], mask)
+    # x is along the columns, y along the rows.
+    assert torch.equal(there[1][:-1, 3:], mask[1:, :-3]) and not there[1][:, :3].any()
+    assert torch.equal(there[2][:, :-9], mask[:, 9:]) and not there[2][:, -9:].any()

@@ -22,7 +22,7 @@ from beamside.classify.volume import Volume
 STARTS = 4
 LEAST_CLASSES = 8
 """With fewer averages a volume is not determined."""
-_PASSES = 60
+PASSES = 60
 _HOT, _COLD = 0.7, 0.03
 """Temperatures, in units of what the averages themselves explain."""
 
@@ -69,8 +69,8 @@ def found_volume(atlas: Atlas, classes: Composites, seed: int) -> tuple[Volume, 
     known.shift[:] = model.frame.shifts.centre
     mine.guess(known, rows, torch.Generator().manual_seed(seed))
     unit = classes.explained(atlas)
-    for done in range(_PASSES):
+    for done in range(PASSES):
         mine.forget()
-        mine.look(rows, known, unit * _HOT * (_COLD / _HOT) ** (done / (_PASSES - 1)))
+        mine.look(rows, known, unit * _HOT * (_COLD / _HOT) ** (done / (PASSES - 1)))
     assert mine.volume is not None
     return mine.volume, float(known.score[:, 0].double().mean())

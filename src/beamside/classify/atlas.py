@@ -25,6 +25,7 @@ from beamside.classify.average import Averages, Sums
 from beamside.classify.expectation import Assignment, Expectation, accumulate, responsibilities
 from beamside.classify.groups import Near
 from beamside.classify.leaveout import OfVolume, Traces
+from beamside.classify.masking import Mask
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Stage
@@ -158,12 +159,12 @@ def _best_of(found: Sequence[Poses], best: int) -> tuple[Poses, Tensor]:
 
 
 def enter(
-    scene: Scene, stage: Stage, population: Population, mask: Tensor, noise: Tensor, reach_px: float, sample: Tensor,
+    scene: Scene, stage: Stage, population: Population, masks: Mask, noise: Tensor, reach_px: float, sample: Tensor,
     diameter_px: float, traces: Traces,
 ) -> Atlas:  # fmt: skip
     """The frame and the views of a stage, without particles or a volume."""
     views = Latitudes.even(stage.views, np.random.default_rng([scene.seed, stage.views]))
-    model = models.begin(replace(scene, classes=len(views)), stage, population, mask, noise, reach_px, sample)
+    model = models.begin(replace(scene, classes=len(views)), stage, population, masks, noise, reach_px, sample)
     rings, orders = model.frame.encoder.rings, model.frame.orders
     degrees = degrees_of(rings.radii, diameter_px / 2, scene.box_px, orders + 4)
     return Atlas(model, views.frames, Slices.along(views, orders, int(degrees.max())), degrees, traces)

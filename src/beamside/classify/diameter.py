@@ -2,9 +2,11 @@
 
 Two radial profiles say where the particle ends. The mean image, restored as sum(CTF X) / sum(CTF^2), shows it where
 views are alike; the power of phase-flipped, band-passed images shows it where they differ. Each profile ends where it
-has come down to a share of its height over its first minimum, behind which there may be neighbours. Particles that
-lie off centre blur both; by how much is measured as the covariance of two shift estimates from disjoint Fourier
-coefficients, whose noise is independent. docs/decisions/0021-diameter.md has the errors on data of known size.
+has come down to a share of its height over its first minimum, behind which there may be neighbours. The ends of a long
+particle are a small part of a wide ring and seen in few views: where much of the power lies behind that end, the
+particle is as large as the radius that holds nearly all of it. Particles that lie off centre blur both; by how much is
+measured as the covariance of two shift estimates from disjoint Fourier coefficients, whose noise is independent.
+docs/decisions/0021-diameter.md has the errors on data of known size.
 """
 
 from __future__ import annotations
@@ -34,10 +36,18 @@ _FALLEN = 0.08
 """Share of its height at which a profile has ended."""
 _VALLEY = 0.5
 """Share of a profile's height below which a minimum is one between neighbours and not inside the particle."""
-_BLUR = 2.4
-"""By how many standard deviations of the shift along an axis the diameter at `_FALLEN` grows."""
+_BLUR, _SMALL = 2.4, 5.0
+"""By how many standard deviations of the shift along an axis the diameter at `_FALLEN` of a large particle grows. That
+of a small one grows less, as the widths of two bells add in squares: at so many standard deviations nothing is taken
+off. A mask that is too large costs little there, one that is too small a great deal."""
 _TAIL = 1.08
 """What lies outside of the radius at `_FALLEN` of the power, which goes with the square of the density."""
+_LONG = 0.08
+"""Share of the power behind the end of its profile from which on a particle is long: compact ones have .01 to .07."""
+_HELD = 0.98
+"""Share of the power that the radius of a long particle holds. Nothing is taken off for its shifts, which are seen too
+large: along itself it matches its mean nearly as well."""
+_GROUND_RINGS = 4
 _LEAST_CONTRAST = 12.0
 """A profile that does not rise over its background by so many standard errors shows nothing."""
 _ERROR_SHARE = 0.05
@@ -79,26 +89,6 @@ def from_images(images: Tensor, params: CtfParams | None, pixel_size_A: float) -
     template = sums.template()
     shift_px = _shift_px(images, params, template, sums)
     return _measure(sums.profiles(), shift_px * pixel_size_A, pixel_size_A)
-
-
-def from_averages(averages: Tensor, weights: NDArray[np.floating], pixel_size_A: float) -> Diameter:
-    """From class averages (K, n, n), centred and not masked, with their occupancies (K,).
-
-    More exact than raw particles once there are such averages, since they are centred.
-    """
-    used = np.flatnonzero(np.asarray(weights) > 0)
-    if len(used) < 2 * _GROUPS:
-        return Diameter(None, 0.0, f"{len(used)} classes are too few")
-    bins = _RadialBins(averages.shape[-1])
-    group = np.arange(len(used)) % _GROUPS
-    mean, power = [], []
-    for g in range(_GROUPS):
-        rows = used[group == g]
-        share = torch.as_tensor(np.asarray(weights)[rows] / np.asarray(weights)[rows].sum())[:, None, None]
-        part = averages[torch.as_tensor(rows)].double()
-        mean.append(bins((part * share).sum(0)))
-        power.append(bins((part**2 * share).sum(0)))
-    return _measure(_Profiles(np.stack(mean), np.stack(power)), 0.0, pixel_size_A)
 
 
 def _taken(params: CtfParams | None, start: int, count: int) -> CtfParams | None:
@@ -201,13 +191,14 @@ def _measure(profiles: _Profiles, shift_A: float, pixel_size_A: float) -> Diamet
     contrast = max(_contrast(profiles.mean), _contrast(profiles.power))
     if contrast < _LEAST_CONTRAST:
         return Diameter(None, 0.0, "nothing rises over the background", shift_A)
-    whole = _ends_A(profiles.mean.mean(0), profiles.power.mean(0), shift_A, pixel_size_A)
+    is_long = _behind_the_end(_smooth(profiles.power.mean(0))) > _LONG
+    whole = _ends_A(profiles.mean.mean(0), profiles.power.mean(0), shift_A, pixel_size_A, is_long=is_long)
     widest_A = 2 * pixel_size_A * (profiles.power.shape[1] - 1)
     if whole >= 0.97 * widest_A:
         return Diameter(None, 0.0, "it reaches the edge of the box", shift_A)
     # Jackknife: the end of a profile is no linear function of it, so it is measured without each group in turn.
     left = [[(c.sum(0) - c[g]) / (_GROUPS - 1) for c in (profiles.mean, profiles.power)] for g in range(_GROUPS)]
-    parts = [_ends_A(mean, power, shift_A, pixel_size_A) for mean, power in left]
+    parts = [_ends_A(mean, power, shift_A, pixel_size_A, is_long=is_long) for mean, power in left]
     error = float(np.std(parts)) * math.sqrt(_GROUPS - 1)
     return Diameter(whole, 1 / (1 + (error / (_ERROR_SHARE * whole)) ** 2), "", shift_A)
 
@@ -218,12 +209,46 @@ def _contrast(curves: NDArray[np.float64]) -> float:
     return float((mean.max() - mean.min()) / max(float(np.median(error)), 1e-12 * abs(mean).max(), 1e-300))
 
 
-def _ends_A(mean: NDArray[np.float64], power: NDArray[np.float64], shift_A: float, pixel_size_A: float) -> float:
-    """The larger of what both profiles say."""
-    blur_A = _BLUR * shift_A
-    by_mean = 2 * pixel_size_A * _end_px(_smooth(mean)) - blur_A
-    by_power = _TAIL * (2 * pixel_size_A * _end_px(_smooth(power)) - blur_A)
-    return max(by_mean, by_power, 4 * pixel_size_A)
+def _ends_A(
+    mean: NDArray[np.float64], power: NDArray[np.float64], shift_A: float, pixel_size_A: float, *, is_long: bool
+) -> float:
+    """The largest of what both profiles say."""
+    by_mean = _without_shifts_A(2 * pixel_size_A * _end_px(_smooth(mean)), shift_A)
+    by_power = _TAIL * _without_shifts_A(2 * pixel_size_A * _end_px(_smooth(power)), shift_A)
+    found = max(by_mean, by_power, 4 * pixel_size_A)
+    if is_long:
+        found = max(found, 2 * pixel_size_A * _held_px(_share_within(_smooth(power))))
+    return found
+
+
+def _without_shifts_A(seen_A: float, shift_A: float) -> float:
+    """The diameter of particles that lie in one place, from what is seen of those that do not."""
+    sharp_A = seen_A - _BLUR * shift_A
+    return seen_A - _BLUR * shift_A * max(0.0, 1 - _SMALL * shift_A / max(sharp_A, 1e-9))
+
+
+def _behind_the_end(power: NDArray[np.float64]) -> float:
+    """Share of the power behind the end of its profile (R,)."""
+    within = _share_within(power)
+    return 1 - float(np.interp(_end_px(power), np.arange(len(within)), within))
+
+
+def _share_within(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R,) share of the power within each radius: of what rises over the ground at the first minimum, up to there.
+
+    Noise makes it more than 1 here and there; with the minimum itself as the ground it would all count as power.
+    """
+    lowest, radius = _valley(power), np.arange(len(power))
+    first = min(lowest, max(lowest - _GROUND_RINGS, math.ceil(_end_px(power))))
+    ground = power[first : lowest + 1].mean()
+    rings = radius * (power - ground) * (radius <= lowest)
+    return np.asarray(np.cumsum(rings) / max(rings.sum(), 1e-300))
+
+
+def _held_px(within: NDArray[np.float64]) -> float:
+    """The radius that holds `_HELD` of the power."""
+    at = max(1, int(np.argmax(within >= _HELD)))
+    return at - 1 + float((_HELD - within[at - 1]) / max(within[at] - within[at - 1], 1e-12))
 
 
 def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -233,21 +258,30 @@ def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _end_px(curve: NDArray[np.float64]) -> float:
-    """The radius at which a profile has come down to `_FALLEN` of its height over its first minimum behind the peak.
-
-    A minimum counts as one when the profile rises again by `_FALLEN` of its height, as it does where neighbours are.
-    """
-    peak = int(np.argmax(curve[: 3 * len(curve) // 4]))
-    height = curve[peak] - curve[peak:].min()
-    lowest = peak
-    for at in range(peak, len(curve)):
-        if curve[at] < curve[lowest]:
-            lowest = at
-        elif curve[at] - curve[lowest] > _FALLEN * height and curve[peak] - curve[lowest] > (1 - _VALLEY) * height:
-            break
+    """The radius at which a profile has come down to `_FALLEN` of its height over its first minimum behind the peak."""
+    peak, lowest = _peak(curve), _valley(curve)
     level = curve[lowest] + _FALLEN * (curve[peak] - curve[lowest])
     at = peak + int(np.argmax(curve[peak : lowest + 1] <= level))
     if at == peak:
         return float(peak)
     high, low = curve[at - 1], curve[at]
     return at - 1 + float((high - level) / (high - low))
+
+
+def _peak(curve: NDArray[np.float64]) -> int:
+    return int(np.argmax(curve[: 3 * len(curve) // 4]))
+
+
+def _valley(curve: NDArray[np.float64]) -> int:
+    """The first minimum behind the peak.
+
+    A minimum counts as one when the profile rises again by `_FALLEN` of its height, as it does where neighbours are.
+    """
+    peak = lowest = _peak(curve)
+    height = curve[peak] - curve[peak:].min()
+    for at in range(peak, len(curve)):
+        if curve[at] < curve[lowest]:
+            lowest = at
+        elif curve[at] - curve[lowest] > _FALLEN * height and curve[peak] - curve[lowest] > (1 - _VALLEY) * height:
+            break
+    return lowest

@@ -22,6 +22,7 @@ from beamside.compute.lanes import blocks, over_lanes
 from beamside.optics.ctf import CtfParams
 from beamside.optics.fourier import half_plane_weights
 from beamside.optics.frc import ring_index
+from beamside.optics.masks import moved
 
 BLOCK = 128
 _NOISE_IMAGES = 600
@@ -105,7 +106,8 @@ class Encoder:
         # A group that first came after the noise was measured shares the last one's spectrum until the next stage.
         group = some.group.clamp(max=len(self.noise) - 1)
         contrast = self.lowpass.contrast(some.ctf, len(some.images))
-        weighted = weighted_crops(some.images * self.mask, contrast, self.noise[group], some.centres_px, self.lowpass)
+        masked = some.images * moved(self.mask, some.centres_px)
+        weighted = weighted_crops(masked, contrast, self.noise[group], some.centres_px, self.lowpass)
         return weighted.flatten(1) @ self.operator, self._ring_ctf2(contrast, group)
 
     def _ring_ctf2(self, contrast: Tensor, group: Tensor) -> Tensor:
@@ -199,9 +201,10 @@ def _moments(
             some = sample(piece)
             contrast, own = lowpass.contrast(some.ctf, len(some.images)), noise[some.group]
             total.ctf2 += lowpass.ring_means(contrast**2).sum(0)
-            total.real += outer(weighted_crops(some.images * mask, contrast, own, some.centres_px, lowpass))
+            around = moved(mask, some.centres_px).expand(len(some.images), -1, -1)
+            total.real += outer(weighted_crops(some.images * around, contrast, own, some.centres_px, lowpass))
             if (few := min(noisy, piece.stop) - piece.start) > 0:
-                pure = noise_images(own[:few], mask.shape[-1], seed + piece.start) * mask
+                pure = noise_images(own[:few], mask.shape[-1], seed + piece.start) * around[:few]
                 total.white += outer(weighted_crops(pure, contrast[:few], own[:few], some.centres_px[:few], lowpass))
         return total
 

@@ -7,7 +7,6 @@ closed, the last passes go over all particles, and the averages are restored at 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
@@ -17,29 +16,21 @@ import torch
 from torch import Tensor
 
 from beamside.classify import model as models
-from beamside.classify import stored
-from beamside.classify.abinitio import LEAST_CLASSES
+from beamside.classify import plan, stored
+from beamside.classify.agenda import Agenda
 from beamside.classify.average import Sums
+from beamside.classify.effort import Scale, effort
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final, finish
 from beamside.classify.groups import Held
 from beamside.classify.guards import GUARDS
-from beamside.classify.masking import choose_mask
+from beamside.classify.masking import Mask, choose_mask
 from beamside.classify.model import CANDIDATES, Model, Scene
 from beamside.classify.options import ClassifyOptions, resolve_limits
-from beamside.classify.plan import Task, held_tasks, meeting, second_search, stage_tasks, view_tasks
+from beamside.classify.plan import Task
 from beamside.classify.population import Population, good_pixels
-from beamside.classify.schedule import (
-    Band,
-    Stage,
-    closing_stages,
-    closing_views,
-    create_stages,
-    meeting_views,
-    update_stages,
-    view_stages,
-)
-from beamside.classify.survey import LEAST_PARTICLES, Survey
+from beamside.classify.schedule import Band, Stage
+from beamside.classify.survey import Survey
 from beamside.classify.tables import metrics_of, snapshot_of
 from beamside.classify.tensors import chosen_device
 from beamside.compute.lanes import BLOCK_ITEMS, available_threads, blocks
@@ -72,10 +63,8 @@ class Classifier:
         self.population = Population(options.ctf)
         self.known = Assignment.empty(0, CANDIDATES)
         self.model: Model | None = None
-        self.mask: Tensor | None = None
-        self.diameter_A = 0.0
-        self.tasks: deque[Task] = deque()
-        self.planned = 0
+        self.masks: Mask | None = None
+        self.tasks = Agenda()
         self.round, self.passes, self.seen = 0, 0, 0
         threads = available_threads(options.threads)
         self.scene = Scene(
@@ -129,8 +118,9 @@ class Classifier:
             self._require_as_many_as_classes()
         self.round += 1
         # The stages of the first round depend on the diameter, so they are planned once it is known.
-        measuring = [Task("mask", f"round {self.round}, measuring the particle")]
-        self._plan(measuring if self.model is None else self._later_round())
+        first = [Task("mask", f"{self._name}, measuring the particle")]
+        later = self.model is not None
+        self._begin(plan.later_round(self.band, self._name, held=self._held is not None) if later else first)
 
     def _require_as_many_as_classes(self) -> None:
         count = len(self.population.rows)
@@ -148,14 +138,15 @@ class Classifier:
                 f"{len(self.population.rows) or 'no'} usable particle has come; classes cannot be made of that.",
                 remedy="Give more particles; images that were set aside are named above.",
             )
-        tasks = [] if self.covered == len(self.population.rows) else self._closing_round()
-        self._plan([*tasks, Task("finish", "restoring the averages at full box")])
+        seen = self.covered == len(self.population.rows)
+        tasks = [] if seen else plan.closing_round(self.options, self.band, held=self._held is not None)
+        self._begin([*tasks, Task("finish", "restoring the averages at full box")])
 
     def step(self) -> Progress:
         """The next task."""
         if self.tasks:
-            task = self.tasks.popleft()
-            {
+            task = self.tasks.take()
+            said = {
                 "stage": self._enter,
                 "pass": self._pass,
                 "meet": self._meet,
@@ -163,88 +154,99 @@ class Classifier:
                 "averages": self._enter_averages,
                 "start": lambda task: self.survey.start(self.known, task.done),
                 "look": self._look,
+                "keep": lambda task: self.survey.keep(),
+                "better": lambda task: self.survey.better(),
                 "weigh": self._weigh,
                 "divide": self._divide,
                 "mask": self._choose_mask,
                 "finish": self._finish,
             }[task.kind](task)
-            label = task.label
+            label = said or task.label
         else:
-            label = f"round {self.round}"
-        done = 1.0 - len(self.tasks) / max(1, self.planned)
-        finished = self.final is not None
-        return Progress(
-            label, done, round_ended=not self.tasks, idle=not self.tasks, finished=finished, metrics=metrics_of(self)
-        )
+            label = self._name
+        ended, finished, metrics = not self.tasks, self.final is not None, metrics_of(self)
+        return Progress(label, self.tasks.tell(), ended, ended, finished, metrics, proviso=self._proviso)
 
     def snapshot(self) -> Snapshot:
         """Class averages with their tables; restored ones once the run has finished."""
         return snapshot_of(self)
 
-    # ---- plans
-
-    def _plan(self, tasks: list[Task]) -> None:
-        self.tasks.extend(tasks)
-        self.planned = len(self.tasks)
-
-    def _later_round(self) -> list[Task]:
-        name = f"round {self.round}"
-        found = [] if self.survey.cells is None else view_tasks(meeting_views(self.band), name, new=True)
-        return meeting(name, found)
-
-    def _closing_round(self) -> list[Task]:
-        iterations = self.options.iterations
-        if self.survey.cells is not None:
-            again = view_tasks(closing_views(self.band, iterations), "closing")
-            return [*again, *held_tasks(self.band, "closing")]
-        stages = closing_stages(self.band, iterations, anneal=self.options.mode == "create")
-        return stage_tasks(stages, "closing")
+    @property
+    def diameter_A(self) -> float:
+        """The particle's, which the mask stands for; 0 before it is known."""
+        return 0.0 if self.masks is None else self.masks.diameter_A
 
     @property
     def band(self) -> Band:
         """The measures that stages are cut from; the particle's diameter must be known."""
-        return Band(self.box_px, self.diameter_A / self.pixel_size_A, self.limits.last_ring)
+        return Band(self.box_px, self._diameter_px, self.limits.last_ring)
+
+    @property
+    def _diameter_px(self) -> float:
+        return self.diameter_A / self.pixel_size_A
 
     # ---- tasks
 
     def _choose_mask(self, task: Task) -> None:
         sample = models.training_rows(self.population, _NOISE_SAMPLE, self.options.seed)
-        chosen = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
-        self.mask, self.diameter_A, self.mask_note = chosen.mask, chosen.diameter_A, chosen.note
+        self.masks = choose_mask(self.options, self.population, sample, self.box_px, self.pixel_size_A)
+        self.mask_note = self.masks.note
         if self._may_survey:
-            self._plan(view_tasks(view_stages(self.band, self.options.iterations), f"round {self.round}"))
+            self._begin(plan.survey_round(self.options, self.band, self._name, len(self.population.rows)))
         else:
-            self._plan(self._free_round())
+            self._begin(self._free_classes)
 
     @property
     def _may_survey(self) -> bool:
-        if self.options.start != "auto":
-            return self.options.start == "volume"
-        alike = self.options.mode == "create" and not self.options.mirror and self.classes > 1
-        return alike and len(self.population.rows) >= LEAST_PARTICLES
+        return plan.may_survey(self.options, self.classes, len(self.population.rows))
 
     @property
     def _may_search_again(self) -> bool:
-        return self._may_survey and self.survey.refused < 2 and self.classes >= LEAST_CLASSES
+        return self._may_survey and plan.may_search_again(self.classes, self.survey.refused)
 
-    def _free_round(self) -> list[Task]:
-        name = f"round {self.round}"
-        if self.options.mode == "update":
-            return stage_tasks(update_stages(self.band, self.options.iterations), name)
-        search, anneal, *fine = create_stages(self.band, self.options.iterations)
-        again = second_search(self.band, name) if self._may_search_again else []
-        return [*stage_tasks([search, anneal], name), *again, *stage_tasks(fine, name)]
+    @property
+    def _free_classes(self) -> list[Task]:
+        return plan.free_round(self.options, self.band, self._name, again=self._may_search_again)
+
+    @property
+    def _proviso(self) -> str:
+        """What may follow that is not counted yet."""
+        if any(task.maybe for task in self.tasks):
+            return "longer if a volume fits the averages"
+        first = self.model is None and self.survey.cells is None and not self.survey.refused
+        refusable = first and self.masks is not None and self._may_survey and self.options.start == "auto"
+        return "longer if no volume fits" if refusable else ""
+
+    def _begin(self, tasks: list[Task]) -> None:
+        count = len(self.population.rows)
+        after = sum(effort(Task(kind, ""), self._scale(count)) for kind in ("finish", "show"))
+        self.tasks.begin(tasks, self._effort, after)
+
+    def _effort(self, task: Task) -> float:
+        if task.maybe:
+            return 0.0
+        rows = self.population.rows
+        fresh = task.new or task.kind == "meet"
+        return effort(task, self._scale(int((self.known.weight[rows, 0] == 0).sum()) if fresh else len(rows)))
+
+    def _scale(self, particles: int) -> Scale:
+        return Scale(particles, self.classes, self.options.training_particles, self.box_px, self._diameter_px)
 
     def _enter_views(self, task: Task) -> None:
-        assert task.stage is not None and self.mask is not None
+        assert task.stage is not None and self.masks is not None
         rows = self.population.rows
         if task.new:
             rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
         elif self.model is not None:
             self.model.settle(self.population, self.known, rows)
         sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
-        noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], None)
-        self.survey.enter(task.stage, self.band, self.mask, noise, rows, sample)
+        noise = self._noise(task.stage, sample, None)
+        self.survey.enter(task.stage, self.band, self.masks, noise, rows, sample)
+
+    def _noise(self, stage: Stage, sample: Tensor, signal: Tensor | None) -> Tensor:
+        assert self.masks is not None
+        mask = self.masks.of(stage, self.band.reach_px)
+        return models.measure_noise(self.population, mask, sample[:_NOISE_SAMPLE], signal)
 
     def _enter_averages(self, task: Task) -> None:
         """As for views; the free classes' centres are kept for the case that no volume is found from them either."""
@@ -260,51 +262,58 @@ class Classifier:
         if last and self.options.iterations is None and self.survey.rising(task.done):
             # A volume that still gains is not there yet; views found from it now would be wrong.
             stage = replace(task.stage, passes=task.stage.passes + 1)
-            self.tasks.appendleft(Task("look", f"{task.label}, still gaining", stage, task.done + 1))
-            self.planned += 1
+            self.tasks.insert(Task("look", f"{task.label}, still gaining", stage, task.done + 1), self._effort)
 
-    def _weigh(self, task: Task) -> None:
+    def _weigh(self, task: Task) -> str | None:
         if self.options.start != "volume" and self.survey.hopeless():
-            while self.tasks.popleft().kind != "divide":
-                pass
+            self.tasks.skip_past("divide")
             self.population.centres_px = self.free_px
+            return f"{self._name}, no volume fits the averages: free classes go on"
+        self.tasks.replace([replace(task, maybe=False) for task in self.tasks], self._effort)
+        return f"{self._name}, a volume may fit the averages: it is refined"
 
-    def _divide(self, task: Task) -> None:
+    def _divide(self, task: Task) -> str | None:
         first, free = self.survey.cells is None, self.model is not None
         forced = self.options.start == "volume" and (free or not self._may_search_again)
         if self.survey.divide(self.known, forced=forced, again=not task.new):
             if first:
-                self.tasks.clear()  # What was planned for free classes.
-                self._plan(held_tasks(self.band, f"round {self.round}"))
+                self.tasks.replace(plan.held_tasks(self.band, self._name), self._effort)
         elif free:
             self.population.centres_px = self.free_px
         else:
-            self._plan(self._free_round())
+            self.tasks.replace(self._free_classes, self._effort)
             if self._may_search_again:
                 self.survey.note = ""
+                return f"{self._name}, no volume fits: free classes, then a volume of their averages"
+            return f"{self._name}, no volume fits: free classes"
+        return None
+
+    @property
+    def _name(self) -> str:
+        return f"round {self.round}"
 
     @property
     def _held(self) -> Held | None:
         return None if self.survey.cells is None else Held(self.survey.held, self.survey.regular)
 
     def _enter(self, task: Task) -> None:
-        assert task.stage is not None and self.mask is not None
+        assert task.stage is not None and self.masks is not None
         rows, old = self.population.rows, self.model
         if old is not None:
             old.settle(self.population, self.known, rows)
         sample = models.training_rows(self.population, self.options.training_particles, self.options.seed)
         signal = None if old is None else old.signal_power()
-        noise = models.measure_noise(self.population, self.mask, sample[:_NOISE_SAMPLE], signal)
+        noise = self._noise(task.stage, sample, signal)
         self.model = self._framed(task.stage, noise, sample)
         self.model.encode(self.population, rows)
         self._start_averages(fresh=old is None, rows=rows)
 
     def _framed(self, stage: Stage, noise: Tensor, sample: Tensor) -> Model:
-        assert self.mask is not None
+        assert self.masks is not None
         self.training = sample
         self.encoded_px = self.population.centres_px.clone()
         self.encoded_upto = [len(self.population)]
-        made = models.begin(self.scene, stage, self.population, self.mask, noise, self.band.reach_px, sample)
+        made = models.begin(self.scene, stage, self.population, self.masks, noise, self.band.reach_px, sample)
         if self.options.references is not None:
             images = torch.as_tensor(self.options.references.images)
             made.base = models.reference_sums(images, made)
@@ -329,7 +338,7 @@ class Classifier:
         rows = self.population.rows
         temperature = task.stage.temperature(task.done)
         if task.stage.share < 1.0:
-            rows = self._share(rows, task)
+            rows = models.share_of(rows, task.stage.share, task.done, self.options.seed)
             self.model.share_pass(rows, self.known, temperature, len(rows) / len(self.population.rows))
         else:
             self.model.full_pass(rows, self.known, temperature, self._held)
@@ -337,16 +346,6 @@ class Classifier:
             self.reseeded += self.model.reseed_dead(self.known, self.generator)
         self.covered = len(self.population.rows)
         self._count(len(rows))
-
-    def _share(self, rows: Tensor, task: Task) -> Tensor:
-        """The part of the particles that this pass sees: every one comes once before any comes again."""
-        assert task.stage is not None
-        parts = round(1 / task.stage.share)
-        sweep, part = divmod(task.done, parts)
-        order = torch.randperm(
-            len(rows), generator=torch.Generator().manual_seed(self.options.seed + 7919 * (sweep + 1))
-        )
-        return rows[order[part::parts]].sort().values
 
     def _meet(self, task: Task) -> None:
         """New particles: once on the wide grid to find their centres, then into the sums."""
@@ -380,8 +379,8 @@ class Classifier:
 
     def _finish(self, task: Task) -> None:
         assert self.model is not None
-        self.model.settle(self.population, self.known, self.population.rows)
         self.final = finish(self.model, self.population, self.known)
+        self.model.settle(self.population, self.known, self.population.rows)
 
     def _count(self, particles: int) -> None:
         self.passes += 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from beamside.classify.encode import BLOCK, Particles, noise_images
 from beamside.classify.expectation import Assignment
-from beamside.classify.model import CANDIDATES, Model
+from beamside.classify.model import CANDIDATES, Model, found_shifts
 from beamside.classify.population import Population
 from beamside.classify.restore import ClassAverages, Restoration
 from beamside.compute.lanes import blocks, over_lanes
@@ -38,7 +38,11 @@ def finish(model: Model, population: Population, known: Assignment) -> Final:
 
 
 def restore(model: Model, population: Population, known: Assignment) -> ClassAverages:
-    """Class averages at the full box from every particle's best pose."""
+    """Class averages at the full box, every particle in its classes as far as it belongs to them.
+
+    One that could be in two classes counts in both by its posterior probabilities, as in the sums of a pass. The shifts
+    that were found last must not have moved the centres yet: every candidate has its own.
+    """
     rows, scene = population.rows, model.scene
 
     def lane(pieces: Sequence[slice]) -> Restoration:
@@ -55,10 +59,28 @@ def restore(model: Model, population: Population, known: Assignment) -> ClassAve
 
 
 def _add(sums: Restoration, model: Model, population: Population, known: Assignment, rows: Tensor) -> None:
-    label = known.label[rows, 0]
     images, params = population.images(rows), population.params(rows)
-    psi_deg = -torch.rad2deg(known.alpha[rows, 0])
-    origin = -population.centres_px[rows]
+    for candidate in range(known.weight.shape[1]):
+        weight = known.weight[rows, candidate]
+        some = weight.nonzero()[:, 0]
+        if len(some):
+            chosen = None if params is None else params.take(some.numpy())
+            _add_candidate(sums, model, population, known, rows[some], images[some], chosen, candidate)
+
+
+def _add_candidate(
+    sums: Restoration,
+    model: Model,
+    population: Population,
+    known: Assignment,
+    rows: Tensor,
+    images: Tensor,
+    params: CtfParams | None,
+    candidate: int,
+) -> None:
+    label = known.label[rows, candidate]
+    psi_deg = -torch.rad2deg(known.alpha[rows, candidate])
+    origin = -(population.centres_px[rows] + found_shifts(model.frame, known, rows, candidate))
     flipped = label >= model.scene.classes
     if flipped.any():
         images, params, psi_deg, origin = _reflected(images, params, psi_deg, origin, flipped)
@@ -69,7 +91,7 @@ def _add(sums: Restoration, model: Model, population: Population, known: Assignm
         psi_deg.numpy(),
         origin[:, 0].numpy(),
         origin[:, 1].numpy(),
-        np.ones(len(rows), dtype=np.float32),
+        known.weight[rows, candidate].numpy(),
         (rows % 2).numpy(),
         model.noise[population.group[rows].clamp(max=len(model.noise) - 1)].numpy(),
     )

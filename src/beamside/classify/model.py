@@ -14,6 +14,7 @@ from beamside.classify.encode import BLOCK, Encoder, Particles, Spectra, build, 
 from beamside.classify.expectation import Assignment, Expectation, accumulate
 from beamside.classify.groups import Grouping
 from beamside.classify.leaveout import OfClasses
+from beamside.classify.masking import Mask
 from beamside.classify.mirror import folded, with_mirrors
 from beamside.classify.polar import Rings, bessel_table, largest_argument, shift_grid, transform_matrix
 from beamside.classify.population import Population
@@ -166,9 +167,9 @@ def _grown(old: Tensor, count: int) -> Tensor:
     return old if len(old) == count else torch.cat([old, torch.zeros(count - len(old), *old.shape[1:])])
 
 
-def found_shifts(frame: Frame, known: Assignment, rows: Tensor) -> Tensor:
+def found_shifts(frame: Frame, known: Assignment, rows: Tensor, candidate: int = 0) -> Tensor:
     """(k, 2) as (x, y): displacement of particles from their centres, the reference's shift turned with it."""
-    shift, alpha = frame.shifts.shifts_px[known.shift[rows, 0]], known.alpha[rows, 0]
+    shift, alpha = frame.shifts.shifts_px[known.shift[rows, candidate]], known.alpha[rows, candidate]
     cosine, sine = torch.cos(alpha), torch.sin(alpha)
     x, y = shift[:, 0], shift[:, 1]
     return torch.stack([cosine * x - sine * y, sine * x + cosine * y], 1)
@@ -201,6 +202,14 @@ def training_rows(population: Population, count: int, seed: int) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)[:count]].sort().values
 
 
+def share_of(rows: Tensor, share: float, done: int, seed: int) -> Tensor:
+    """The `share` of `rows` that the pass after `done` sees: every one comes once before any comes again."""
+    parts = round(1 / share)
+    sweep, part = divmod(done, parts)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + 7919 * (sweep + 1)))
+    return rows[order[part::parts]].sort().values
+
+
 def measure_noise(population: Population, mask: Tensor, sample: Tensor, signal: Tensor | None) -> Tensor:
     """(G, n//2+1) noise variance of each noise group; a group with few particles takes the mean of all."""
     power = torch.cat([masked_power(population.images(sample[p]), mask) for p in blocks(len(sample), BLOCK)])
@@ -213,11 +222,11 @@ def measure_noise(population: Population, mask: Tensor, sample: Tensor, signal: 
 
 
 def begin(
-    scene: Scene, stage: Stage, population: Population, mask: Tensor, noise: Tensor, reach_px: float, sample: Tensor
+    scene: Scene, stage: Stage, population: Population, masks: Mask, noise: Tensor, reach_px: float, sample: Tensor
 ) -> Model:
     """A model in the frame of `stage` without averages; `sample` trains the compression."""
-    reach = max(stage.reach_px, reach_px)
-    inside = (mask > 0.5).sum().item()
+    reach, mask = max(stage.reach_px, reach_px), masks.of(stage, reach_px)
+    inside = (masks.tight > 0.5).sum().item()
     radius = math.sqrt(inside / math.pi) + 0.5 * reach
     rings = Rings.for_object(scene.box_px, scene.first_ring, stage.last_ring, radius)
     encoder = build(

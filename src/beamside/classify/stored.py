@@ -6,8 +6,7 @@ the same bits.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,11 @@ import torch
 from torch import Tensor
 
 from beamside.classify import model as models
+from beamside.classify.agenda import Agenda
 from beamside.classify.average import Averages, Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import Final
+from beamside.classify.masking import Mask
 from beamside.classify.plan import Task
 from beamside.classify.restore import ClassAverages
 from beamside.classify.schedule import Stage
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from beamside.classify.engine import Classifier
 
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
-_COUNTERS = ("round", "passes", "seen", "covered", "closed", "planned", "diameter_A", "limit_note", "mask_note")
+_COUNTERS = ("round", "passes", "seen", "covered", "closed", "limit_note", "mask_note")
 _LISTS = ("set_aside", "reseeded", "entropies", "encoded_upto")
+_AGENDA = ("efforts", "done", "after", "shown")
 _FINAL = ("images", "frc", "ssnr", "resolution_A", "occupancy")
 
 
@@ -43,8 +45,10 @@ def state_of(engine: Classifier) -> State:
     }
     values: dict[str, Any] = {n: getattr(engine, n) for n in (*_COUNTERS, *_LISTS)}
     values["tasks"] = [asdict(task) for task in engine.tasks]
-    if engine.mask is not None:
-        arrays["mask"] = engine.mask
+    values["agenda"] = {n: getattr(engine.tasks, n) for n in _AGENDA}
+    if engine.masks is not None:
+        arrays |= {"mask.tight": engine.masks.tight, "mask.wide": engine.masks.wide}
+        values["mask"] = [engine.masks.diameter_A, engine.masks.note]
     if engine.model is not None:
         model = engine.model
         arrays |= {"encoded_px": engine.encoded_px, "training": engine.training, "noise": model.noise}
@@ -87,11 +91,11 @@ def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
     engine.generator.set_state(arrays["generator"])
     for name in (*_COUNTERS, *_LISTS):
         setattr(engine, name, values[name])
-    tasks = [dict(task) for task in values["tasks"]]
-    engine.tasks = deque(Task(**{**t, "stage": None if t["stage"] is None else Stage(**t["stage"])}) for t in tasks)
-    engine.mask = arrays.get("mask")
+    engine.tasks = Agenda(map(_task, values["tasks"]), **values["agenda"])
+    if "mask" in values:
+        engine.masks = Mask(arrays["mask.tight"], arrays["mask.wide"], *values["mask"])
     band = engine.band if engine.diameter_A else None
-    engine.survey.restore(arrays, values, band, engine.mask)
+    engine.survey.restore(arrays, values, band, engine.masks)
     if "stage" in values:
         _restore_model(engine, Stage(**values["stage"]), arrays)
     if "null" in values:
@@ -99,8 +103,13 @@ def restore(engine: Classifier, state: State, batches: Sequence[Batch]) -> None:
         engine.final = Final(found, *values["null"])
 
 
+def _task(values: Mapping[str, Any]) -> Task:
+    stage = values["stage"]
+    return Task(**{**values, "stage": None if stage is None else Stage(**stage)})
+
+
 def _restore_model(engine: Classifier, stage: Stage, arrays: dict[str, Tensor]) -> None:
-    assert engine.mask is not None
+    assert engine.masks is not None
     population, now = engine.population, engine.population.centres_px
     engine.encoded_px, engine.training = arrays["encoded_px"], arrays["training"]
     engine.newcomers, engine.others = arrays["newcomers"], _sums_from("others", arrays)
@@ -108,7 +117,7 @@ def _restore_model(engine: Classifier, stage: Stage, arrays: dict[str, Tensor]) 
     population.centres_px = engine.encoded_px
     # The compression was trained when the first `encoded_upto` particles were there, on noise groups known then.
     made = models.begin(
-        engine.scene, stage, population, engine.mask, arrays["noise"], engine.band.reach_px, engine.training
+        engine.scene, stage, population, engine.masks, arrays["noise"], engine.band.reach_px, engine.training
     )
     start = 0
     for end in engine.encoded_upto:

@@ -23,6 +23,7 @@ from beamside.classify.average import Sums
 from beamside.classify.expectation import Assignment
 from beamside.classify.finish import null_scores
 from beamside.classify.leaveout import Traces
+from beamside.classify.masking import Mask
 from beamside.classify.model import Model, Scene
 from beamside.classify.population import Population
 from beamside.classify.schedule import Band, Stage
@@ -43,7 +44,7 @@ STRANGE = 1.5
 """Spreads above the mean score of noise up to which a particle counts as strange, if strange ones have classes."""
 
 _ARRAYS = ("rows", "looked", "training", "encoded_px", "held", "sureness")
-_VALUES = ("note", "gains", "null", "refused", "start_score")
+_VALUES = ("note", "gains", "null", "refused", "start_score", "attempt", "rival_score")
 _VOLUME = ("harmonics", "variance", "prior", "ring_weight")
 _KNOWN = ("score", "label", "alpha", "shift", "weight", "presence")
 
@@ -75,13 +76,18 @@ class Survey:
         """How many volumes explained the particles no better than free classes."""
         self.start_score = 0.0
         """Of the present volume, if it was found from class averages: their mean log-likelihood."""
+        self.attempt = 0
+        """How many volumes from nothing were begun before the present one."""
+        self.rival: Volume | None = None
+        self.rival_score = 0.0
+        """An earlier attempt's volume, and the mean log-likelihood of all particles with it."""
 
     @property
     def regular(self) -> int:
         """How many classes are cells of directions; the others are for what is not a view of the volume."""
         return self.scene.classes if self.cells is None else len(self.cells)
 
-    def enter(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor, rows: Tensor, training: Tensor) -> None:
+    def enter(self, stage: Stage, band: Band, masks: Mask, noise: Tensor, rows: Tensor, training: Tensor) -> None:
         """Go over to the frame of a stage, with the volume so far, and encode `rows` in it."""
         everywhere = stage.reach_px >= band.reach_px
         if not everywhere or stage.doubtful:
@@ -96,15 +102,23 @@ class Survey:
             self.population.centres_px[self.looked] = 0.0
         self.encoded_px = self.population.centres_px.clone()
         before = self.volume if self.atlas is None else self.atlas.volume
-        self._build(stage, band, mask, noise)
+        self._build(stage, band, masks, noise)
         assert self.atlas is not None
         if before is not None:
             self.atlas.adopt(before)
 
-    def _build(self, stage: Stage, band: Band, mask: Tensor, noise: Tensor) -> None:
+    def _build(self, stage: Stage, band: Band, masks: Mask, noise: Tensor) -> None:
         self.traces = self.traces.extended(len(self.population))
         self.atlas = atlases.enter(
-            self.scene, stage, self.population, mask, noise, band.reach_px, self.training, band.diameter_px, self.traces
+            self.scene,
+            stage,
+            self.population,
+            masks,
+            noise,
+            band.reach_px,
+            self.training,
+            band.diameter_px,
+            self.traces,
         )
         self.atlas.model.encode(self.population, self.looked)
         self.gains = []
@@ -117,9 +131,9 @@ class Survey:
         assert atlas is not None
         stage, rows = atlas.model.stage, self.looked
         if atlas.volume is None:
-            atlas.guess(self.sightings, rows, torch.Generator().manual_seed(self.scene.seed))
+            atlas.guess(self.sightings, rows, torch.Generator().manual_seed(self._seed))
         if stage.largest:
-            rows = atlases.batch_of(rows, stage.sizes(len(rows)), done, self.scene.seed)
+            rows = atlases.batch_of(rows, stage.sizes(len(rows)), done, self._seed)
         else:
             atlas.forget()
         # Once all particles were looked for everywhere in this frame, they are looked for around where they were found.
@@ -134,6 +148,31 @@ class Survey:
             # The next stage needs the centre of every particle, not of the last batch alone.
             atlas.look(self.rows, self.sightings, 1.0, learn=False)
         return len(rows)
+
+    @property
+    def _seed(self) -> int:
+        return self.scene.seed + 104729 * self.attempt
+
+    def keep(self) -> None:
+        """Put the volume aside that all particles were just looked for in, and begin another from nothing."""
+        atlas = self.atlas
+        assert atlas is not None
+        self.rival, self.rival_score = atlas.volume, self._mean_score()
+        self.attempt += 1
+        atlas.volume = None
+        self.traces.share.zero_()
+
+    def better(self) -> None:
+        """Go on with the volume that was put aside, if the particles are likelier with it than with the present one."""
+        atlas = self.atlas
+        assert atlas is not None and self.rival is not None
+        if self.rival_score > self._mean_score():
+            atlas.adopt(self.rival)
+            atlas.look(self.rows, self.sightings, 1.0, learn=False)
+        self.rival = None
+
+    def _mean_score(self) -> float:
+        return float(self.sightings.score[self.rows, 0].double().mean())
 
     def start(self, known: Assignment, number: int) -> None:
         """A volume from the classes of `known`, whose members are at their centres; kept if it is the best so far."""
@@ -280,7 +319,7 @@ class Survey:
         arrays |= {"survey.traces.toward": self.traces.toward, "survey.traces.share": self.traces.share}
         values: dict[str, Any] = {f"survey.{n}": getattr(self, n) for n in _VALUES}
         present = None if self.atlas is None else self.atlas.volume
-        for name, volume in (("survey.volume", self.volume), ("survey.present", present)):
+        for name, volume in (("survey.volume", self.volume), ("survey.rival", self.rival), ("survey.present", present)):
             if volume is not None:
                 arrays |= {f"{name}.{n}": getattr(volume, n) for n in _VOLUME}
                 values[f"{name}.split"] = volume.split
@@ -299,7 +338,7 @@ class Survey:
         return arrays, values
 
     def restore(
-        self, arrays: dict[str, Tensor], values: Mapping[str, Any], band: Band | None, mask: Tensor | None
+        self, arrays: dict[str, Tensor], values: Mapping[str, Any], band: Band | None, masks: Mask | None
     ) -> None:
         """As it was when the state was taken; the population is as it was already."""
         self.sightings = Assignment(*(arrays[f"survey.known.{n}"] for n in _KNOWN))
@@ -308,16 +347,16 @@ class Survey:
         self.traces = Traces(arrays["survey.traces.toward"], arrays["survey.traces.share"])
         for name in _VALUES:
             setattr(self, name, values[f"survey.{name}"])
-        self.volume = _volume_from("survey.volume", arrays, values)
+        self.volume, self.rival = (_volume_from(f"survey.{n}", arrays, values) for n in ("volume", "rival"))
         if "survey.cells" in arrays:
             self.cells = arrays["survey.cells"].numpy()
         if "survey.stage" not in values:
             return
-        assert mask is not None and band is not None
+        assert masks is not None and band is not None
         now, self.population.centres_px = self.population.centres_px, self.encoded_px
         shift = self.sightings.shift
         self.sightings.shift = shift.clone()
-        self._build(Stage(**values["survey.stage"]), band, mask, arrays["survey.noise"])
+        self._build(Stage(**values["survey.stage"]), band, masks, arrays["survey.noise"])
         self.sightings.shift, self.population.centres_px = shift, now
         assert self.atlas is not None
         self.gains = values["survey.gains"]

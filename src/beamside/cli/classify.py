@@ -40,15 +40,25 @@ def _sigma(text: str) -> float | str:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    add = parser.add_argument
-    add(
+    _of_the_input(parser)
+    _of_the_classes(parser)
+    _of_the_stream(parser)
+    _of_the_images(parser)
+    _of_the_search(parser)
+    _of_the_run(parser)
+
+
+def _of_the_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "particles",
         metavar="PARTICLES",
         type=Path,
         help="a particle STAR file (RELION 3.0 or 3.1), a folder of them, or a SIMPLE project (.simple)",
     )
-    add("run_dir", metavar="RUN", type=Path, help="run directory to create: progress, snapshots and result/ live there")
-    add(
+    parser.add_argument(
+        "run_dir", metavar="RUN", type=Path, help="run directory to create: progress, snapshots and result/ live there"
+    )
+    parser.add_argument(
         "--trust",
         type=Path,
         action="append",
@@ -56,39 +66,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="stacks may lie in this folder too, outside of that of PARTICLES; may be repeated",
     )
-    add("--mode", choices=("create", "update"), default="create", help="create classes, or keep those of --references")
-    add(
+
+
+def _of_the_classes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mode", choices=("create", "update"), default="create", help="create classes, or keep those of --references"
+    )
+    parser.add_argument(
         "--references",
         metavar="FILE|RUN",
         type=Path,
         help="class averages for --mode update: .mrcs, model STAR, or a run",
     )
-    add("--classes", type=int, default=50, metavar="K", help="number of classes to create (50)")
-    add("--watch", action="store_true", help="PARTICLES is a folder that grows: classify what arrives")
-    add(
+    parser.add_argument("--classes", type=int, default=50, metavar="K", help="number of classes to create (50)")
+
+
+def _of_the_stream(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watch", action="store_true", help="PARTICLES is a folder that grows: classify what arrives")
+    parser.add_argument(
         "--idle-close",
         type=duration_s,
         default=None,
         metavar="TIME",
         help="with --watch: close after this long without particles (10m)",
     )
-    add(
+    parser.add_argument(
         "--settle",
         type=duration_s,
         default=None,
         metavar="TIME",
         help="with --watch: a file is complete once unchanged for this long (5s)",
     )
-    add(
+    parser.add_argument(
         "--batch-size",
         type=_count_or_auto,
         default=None,
         metavar="N",
         help="particles of each later round (auto: as the first)",
     )
-    add("--first-batch", type=int, default=5000, metavar="N", help="particles of the first round (5000)")
-    add("--max-resolution", type=float, default=8.0, metavar="A", help="finest resolution used, Angstrom (8)")
-    add(
+    parser.add_argument(
+        "--first-batch", type=int, default=5000, metavar="N", help="particles of the first round (5000)"
+    )
+
+
+def _of_the_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-resolution", type=float, default=8.0, metavar="A", help="finest resolution used, Angstrom (8)"
+    )
+    parser.add_argument(
         "--min-resolution",
         type=float,
         default=0.0,
@@ -100,34 +125,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--mask-diameter", type=float, metavar="A", help="soft circular mask, Angstrom (default: measured)"
     )
     mask.add_argument("--mask-sigma", type=_sigma, metavar="PX", help="Gaussian mask instead, pixels (auto: box/3)")
-    add("--no-ctf", action="store_true", help="images carry no CTF, or it has been corrected")
-    add(
+    parser.add_argument("--no-ctf", action="store_true", help="images carry no CTF, or it has been corrected")
+
+
+def _of_the_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--iterations",
         type=_count_or_auto,
         default=None,
         metavar="N",
         help="passes of the first round and of the closing one (auto)",
     )
-    add(
+    parser.add_argument(
         "--start",
         choices=("auto", "volume", "classes"),
         default="auto",
         help="begin with one volume that all particles are views of, or with free classes (auto: the volume if it "
         "explains the particles better)",
     )
-    add(
+    parser.add_argument(
         "--variance",
         type=float,
         default=0.85,
         metavar="SHARE",
         help="variance kept when particles are compressed (0.85)",
     )
-    add("--training-particles", type=int, default=2000, metavar="N", help="particles that train the compression (2000)")
-    add("--mirror", action="store_true", help="let mirror images share a class")
-    add("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
-    add("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda")
-    add("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
-    add("--quiet", action="store_true", help="print findings and the last line only")
+    parser.add_argument(
+        "--training-particles", type=int, default=2000, metavar="N", help="particles that train the compression (2000)"
+    )
+    parser.add_argument("--mirror", action="store_true", help="let mirror images share a class")
+
+
+def _of_the_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="processor threads (all available)")
+    parser.add_argument("--quiet", action="store_true", help="print findings and the last line only")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ class TerminalProgress:
     On a terminal the line moves; in a log a line comes every 30 s and whenever the label changes its round. With
     `quiet` only findings are printed. share: how much of the whole is done, where the clock tells that and not the
     work; where there is none, or it gives None, it is as the work says.
+    be more to do than was said. With `quiet` only findings are printed.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class TerminalProgress:
         # Reading is a moment of most runs; a log hears of it only when nothing else was written for a while.
         told = self._moving or report.activity is not Activity.READING
         changed = told and self._activity is not report.activity
+        more = report.activity is Activity.WORKING and fraction < self._fraction < 1
         if changed or fraction < self._fraction:
             self._round_began, self._round_from = now, fraction
         self._activity, self._fraction = report.activity if told else self._activity, fraction
         ended = report.progress is not None and (report.progress.round_ended or report.progress.finished)
         due = now - self._drawn >= (_REDRAW_S if self._moving else _PLAIN_EVERY_S)
-        if self._quiet or not (due or changed or (ended and report.activity is Activity.WORKING)):
+        if self._quiet or not (due or changed or more or (ended and report.activity is Activity.WORKING)):
             return
         self._drawn = now
         self._show(self._line(report, now))
@@ -84,6 +86,8 @@ class TerminalProgress:
             return "  ".join(parts)
         progress = report.progress
         parts += [progress.label, f"{100 * self._fraction:.0f} %"]
+        if progress.proviso:
+            parts[-1] += f" ({progress.proviso})"
         rate = progress.metrics.get("items_per_s")
         if rate is not None:
             parts.append(f"{rate:.0f} {self._unit}/s")

@@ -45,6 +45,22 @@ def soft_circle(
     return 0.5 * (1 + torch.cos(math.pi * outward))
 
 
+def moved(mask: Tensor, centres_px: Tensor) -> Tensor:
+    """`mask` (n, n) round each of `centres_px` (b, 2: x, y from n//2) in whole pixels: (b, n, n).
+
+    What comes in from outside is 0. Where all centres are in the middle it is (n, n), `mask` itself.
+    """
+    from torch.nn import functional
+
+    at = centres_px.round().long()
+    reach = int(at.abs().max()) if len(at) else 0
+    if not reach:
+        return mask
+    size = mask.shape[-1]
+    windows = functional.pad(mask, (reach, reach, reach, reach)).unfold(0, size, 1).unfold(1, size, 1)
+    return windows[reach - at[:, 1], reach - at[:, 0]]
+
+
 def gaussian(
     box_px: int, sigma_px: float, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Tensor:

@@ -79,7 +79,7 @@ class Progress:
     label: str
     """For people: "round 2, iteration 7 of 24"."""
     fraction: float
-    """Share of the current round that is done, 0 to 1."""
+    """Share of the work of the current round that is done, 0 to 1. It falls only where the label says why."""
     round_ended: bool
     """True when what the step leaves behind is worth publishing and checkpointing."""
     idle: bool
@@ -89,6 +89,8 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     ready: bool = False
     """True when new items may be ingested before the next step although the round goes on."""
+    proviso: str = ""
+    """What may change how much there is to do, of which `fraction` knows nothing: "longer if ..."."""
 
 
 @dataclass(frozen=True)
