@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -167,6 +168,15 @@ def interrupting(step: int) -> Listener:
     return Interrupting()
 
 
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """As at a terminal: a shell makes commands in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_ctrl_c")
 @pytest.mark.parametrize("step", [1, 5, 13, STEPS_OF_22 - 1])
 def test_ctrl_c_checkpoints_and_resume_gives_the_same(tmp_path: Path, whole: dict[str, bytes], step: int) -> None:
     outcome = toy_run(tmp_path / "run", ToySource([records(22)]), reporter=interrupting(step))
