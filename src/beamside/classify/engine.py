@@ -179,11 +179,7 @@ class Classifier:
     @property
     def band(self) -> Band:
         """The measures that stages are cut from; the particle's diameter must be known."""
-        return Band(self.box_px, self._diameter_px, self.limits.last_ring)
-
-    @property
-    def _diameter_px(self) -> float:
-        return self.diameter_A / self.pixel_size_A
+        return Band(self.box_px, self.diameter_A / self.pixel_size_A, self.limits.last_ring)
 
     # ---- tasks
 
@@ -230,7 +226,7 @@ class Classifier:
         return effort(task, self._scale(int((self.known.weight[rows, 0] == 0).sum()) if fresh else len(rows)))
 
     def _scale(self, particles: int) -> Scale:
-        return Scale(particles, self.classes, self.options.training_particles, self.box_px, self._diameter_px)
+        return Scale(particles, self.classes, self.options.training_particles, self.box_px, self.band.diameter_px)
 
     def _enter_views(self, task: Task) -> None:
         assert task.stage is not None and self.masks is not None
@@ -355,7 +351,8 @@ class Classifier:
         if task.done == 0:
             self.encoded_px = torch.cat([self.encoded_px, torch.zeros(len(self.population) - len(self.encoded_px), 2)])
             if self.survey.cells is None:
-                self._find_newcomers(model)
+                self.newcomers = rows[self.known.weight[rows, 0] == 0]
+                model.find_centres(self.population, self.known, self.newcomers)
             rows = self.newcomers
             self.known.shift[rows] = model.frame.shifts.centre
             self.encoded_px[rows] = self.population.centres_px[rows]
@@ -366,16 +363,6 @@ class Classifier:
             assert self.others is not None
             model.partial_pass(self.newcomers, self.known, self.others, self._held)
         self._count(len(self.newcomers))
-
-    def _find_newcomers(self, model: Model) -> None:
-        """Centres of new particles, against the class averages on the wide grid of shifts."""
-        rows = self.population.rows
-        rows = self.newcomers = rows[self.known.weight[rows, 0] == 0]
-        model.encode(self.population, rows)
-        model.expectation(1.0, frame=model.wide).run(
-            model.vectors, model.ctf2, rows, self.known, self.scene.threads, sums=False
-        )
-        model.settle(self.population, self.known, rows, model.wide)
 
     def _finish(self, task: Task) -> None:
         assert self.model is not None

@@ -149,6 +149,13 @@ class Model:
         population.centres_px[rows] += found_shifts(frame or self.frame, known, rows)
         known.shift[rows] = self.frame.shifts.centre
 
+    def find_centres(self, population: Population, known: Assignment, rows: Tensor) -> None:
+        """Centres of new particles, against the class averages on the wide grid of shifts."""
+        self.encode(population, rows)
+        search = self.expectation(1.0, frame=self.wide)
+        search.run(self.vectors, self.ctf2, rows, known, self.scene.threads, sums=False)
+        self.settle(population, known, rows, self.wide)
+
     def images(self) -> Tensor:
         """(K, n, n): the averages as images, in the particles' grey scale."""
         return render(self.averages.values, self.frame)

@@ -18,10 +18,9 @@ _PLAIN_EVERY_S = 30.0
 class TerminalProgress:
     """A `Reporter` that writes to a terminal or a log.
 
-    On a terminal the line moves; in a log a line comes every 30 s and whenever the label changes its round. With
-    `quiet` only findings are printed. share: how much of the whole is done, where the clock tells that and not the
-    work; where there is none, or it gives None, it is as the work says.
-    be more to do than was said. With `quiet` only findings are printed.
+    On a terminal the line moves; in a log a line comes every 30 s, whenever a round ends, and when there turns out to
+    be more to do than was said. With `quiet` only findings are printed. share: how much of the whole is done, where
+    the clock tells that and not the work; where there is none, or it gives None, it is as the work says.
     """
 
     def __init__(
