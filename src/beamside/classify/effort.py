@@ -1,8 +1,8 @@
 """What the tasks of a classification cost beside each other, so that progress is a share of the work and not a count.
 
-The unit is about a second of one processor core; only ratios matter. A search costs in proportion to particles x
-references x shifts x coefficients of a vector, whatever the box, since bands are measured in cycles a particle
-diameter; encoding costs in proportion to the pixels.
+The unit is about a second of a processor core, of which there are two; work that one of them does alone counts half as
+much again. Only ratios matter. A search costs in proportion to particles x references x shifts x coefficients of a
+vector, whatever the box, since bands are measured in cycles a particle diameter; encoding in proportion to the pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MATCH = 1.0e-9
 """One particle against one reference in one shift, a coefficient."""
 _NEAR = 0.8
 """Of a look around where particles were found: most of what is left are sums."""
-_SOLVE, _SOLVE_MORE = 0.03, 3e-4
+_SOLVE, _SOLVE_MORE = 0.045, 4e-4
 """A volume from its sums, and what each coefficient adds."""
 _AVERAGE = 0.03
 """Averages from their sums."""
@@ -28,9 +28,9 @@ _TRAIN = 0.8e-6
 """One particle of those that train the compression, a coefficient."""
 _RESTORE = 3e-8
 """Laying one particle into its average, a pixel."""
-_SHOW = 1.0
+_SHOW = 1.5
 """Publishing what a round leaves, pictures above all."""
-_ONCE = 0.2
+_ONCE = 0.3
 """Of a task whatever its size."""
 _WEIGH = 2e-6
 """One particle against one class, where a volume is weighed or divided."""
