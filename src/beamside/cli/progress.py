@@ -21,7 +21,6 @@ class TerminalProgress:
     On a terminal the line moves; in a log a line comes every 30 s and whenever the label changes its round. With
     `quiet` only findings are printed. share: how much of the whole is done, where the clock tells that and not the
     work; where there is none, or it gives None, it is as the work says.
-    be more to do than was said. With `quiet` only findings are printed.
     """
 
     def __init__(
