@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from beamside.cli.progress import TerminalProgress
-from beamside.cli.timed_source import TimedSource
+from beamside.cli.timed_source import TimedSource, worked_s
 from beamside.run.engine import Progress
 from beamside.run.guard import Finding, Severity
+from beamside.run.ledger import Event
 from beamside.run.report import Activity, Report
 from tests.run.toy import FakeClock, ToySource
 
@@ -139,3 +142,22 @@ def test_where_the_clock_tells_how_far_it_is_the_work_does_not() -> None:
     assert source.share() is None and source.exhausted()
     progress.update(working(0.72))
     assert stream.getvalue().splitlines()[-1].endswith("72 %")
+
+
+def test_a_resumed_run_has_used_the_time_that_processes_worked() -> None:
+    """Not the night between them, nor what came after the last that is known of one that was killed."""
+    began = Event("2026-01-01T20:00:00+00:00", "begun", "")
+    at_s = datetime.fromisoformat(began.time).timestamp()
+    again = [Event(f"2026-01-0{day}T08:00:00+00:00", "resumed", "") for day in (2, 3)]
+    night_s = 12 * 3600.0
+    assert worked_s([began], []) == 0
+    assert worked_s([began, again[0]], [at_s + 60, at_s + 300]) == 300
+    assert worked_s([began, *again], [at_s + 300, at_s + night_s + 100]) == 400
+    interrupted = Event("2026-01-01T20:05:30+00:00", "interrupted", "")
+    assert worked_s([began, interrupted, again[0]], [at_s + 300]) == 330
+
+
+def test_once_the_source_has_closed_the_work_tells_how_far_it_is() -> None:
+    """A run that was killed after that and is resumed: its clock would say that the source is open."""
+    source = TimedSource(ToySource([]), 1000.0, 0.7, math.inf, FakeClock())
+    assert source.share() is None and source.exhausted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -270,15 +271,13 @@ def source_of(values: Mapping[str, Any], header: Header | None) -> Source:
 
 
 def _used_s(held: Any) -> float:
-    """How long the run has been at work: from its begin to its newest checkpoint."""
-    from datetime import datetime
+    """How long the run has been at work; without end where its source has closed, so that work alone is left."""
+    from beamside.cli.timed_source import worked_s
 
-    begun = next((event for event in held.ledger.events() if event.kind == "begun"), None)
-    kept = sorted(held.store.checkpoints.glob("*"), key=lambda path: path.stat().st_mtime)
-    if begun is None or not kept:
-        return 0.0
-    newest_s: float = kept[-1].stat().st_mtime
-    return max(0.0, newest_s - datetime.fromisoformat(begun.time).timestamp())
+    events = held.ledger.events()
+    if any(event.kind == "closed" for event in events):
+        return math.inf
+    return worked_s(events, [path.stat().st_mtime for path in held.store.checkpoints.glob("*")])
 
 
 def first_model(named: str | None, network: str) -> Path | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 from beamside.run.engine import Batch, Header
 from beamside.run.guard import Finding
+from beamside.run.ledger import Event
 from beamside.run.source import Record, Source
 
 
@@ -54,3 +56,24 @@ class TimedSource:
     def batch(self, records: Sequence[Record]) -> Batch:
         """The inner source's."""
         return self._source.batch(records)
+
+
+_TURNS = ("begun", "resumed")
+"""Events with which a process goes to work on a run."""
+
+
+def worked_s(events: Sequence[Event], checkpoints_s: Iterable[float]) -> float:
+    """How long processes have been at work on a run, from its events and the times of its checkpoints.
+
+    A process that was killed worked until the last that is known of it. What lies between two of them, a night
+    perhaps, does not count.
+    """
+    known = [(datetime.fromisoformat(event.time).timestamp(), event.kind in _TURNS) for event in events]
+    known += [(at, False) for at in checkpoints_s]
+    total, began, last = 0.0, None, 0.0
+    for at, turn in sorted(known):
+        if turn:
+            total += 0.0 if began is None else last - began
+            began = at
+        last = at
+    return total + (0.0 if began is None else last - began)

@@ -46,7 +46,8 @@ def displacement(first: NDArray[Any], second: NDArray[Any], scale: Scale) -> Dis
     total: Tensor = torch.zeros(side, side)
     for rows in _windows(first.shape[0], side):
         for columns in _windows(first.shape[1], side):
-            one, other = (scale.normalise(image[rows, columns]) for image in (first, second))
+            places = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
+            one, other = (scale.normalise(image[rows, columns], *places) for image in (first, second))
             total = total + _correlate(one, other)
     # Noise at far lags is weaker, since the tapers overlap less there; after this it has one variance everywhere.
     return _peak(total * _evening(side))

@@ -174,4 +174,4 @@ def table(trials: Sequence[Trial]) -> str:
 def in_own_units(scale: Scale, units: Sequence[float]) -> Scale:
     """The scale that brings a micrograph to a network's own units gain x normalised + offset."""
     gain, offset = units
-    return Scale(scale.mean - scale.spread * offset / gain, scale.spread / gain)
+    return Scale(scale.mean - scale.spread * offset / gain, scale.spread / gain, scale.ground)

@@ -55,6 +55,7 @@ def _blocks(image: NDArray[Any], scale: Scale) -> NDArray[np.float32]:
     found = np.empty((height, width), dtype=np.float32)
     for row in range(height):
         pixels = np.asarray(image[row * BLOCK_PX : (row + 1) * BLOCK_PX, : width * BLOCK_PX], dtype=np.float32)
+        pixels = scale.levelled(pixels, np.arange(row * BLOCK_PX, (row + 1) * BLOCK_PX))
         z = np.nan_to_num((pixels - np.float32(scale.mean)) / np.float32(scale.spread), nan=0.0)
         blocks = np.clip(z, -_MOST, _MOST).reshape(BLOCK_PX, width, BLOCK_PX)
         found[row] = blocks.mean((0, 2))

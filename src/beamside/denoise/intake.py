@@ -52,7 +52,8 @@ class Intake:
             self.unusable.append(key)
             return None
         try:
-            scale = robust_scale(pixels[0], pixels[1], where=key)
+            # Patches come from anywhere: together they are no field that could slope.
+            scale = robust_scale(pixels[0], pixels[1], where=key, sloping=not tile)
         except InputError:
             self.unusable.append(key)
             return None
@@ -61,7 +62,8 @@ class Intake:
         found = Micrograph(key, height, width, tile, scale, 0, 0, cost, role, 0, height)
         if self.single:
             return found
-        found = found.at_levels(*(robust_scale(image, where=key).spread / scale.spread for image in pixels))
+        spreads = [robust_scale(image, where=key, like=scale).spread for image in pixels]
+        found = found.at_levels(*(spread / scale.spread for spread in spreads))
         if shared_noise(pixels[0], pixels[1]) > DEPENDENT:
             self.dependent.append(key)
             return None

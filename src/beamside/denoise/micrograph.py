@@ -47,7 +47,7 @@ class Micrograph:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse."""
         first, second = values.get("levels", (1.0, 1.0))
-        return cls(**{**values, "scale": Scale(**values["scale"]), "levels": (first, second)})
+        return cls(**{**values, "scale": Scale.from_json(values["scale"]), "levels": (first, second)})
 
     def at_levels(self, first: float, second: float) -> Self:
         """With the spreads of its two images, in units of `scale`'s."""
@@ -71,9 +71,12 @@ class Micrograph:
 
     def crop(self, pixels: NDArray[Any], y: int, x: int, height: int, width: int) -> NDArray[np.float32]:
         """(2, height, width) normalised; `pixels` (2, H, W), the corner (y, x) in the first image."""
-        first = pixels[0, y : y + height, x : x + width]
-        y, x = y + self.dy_px, x + self.dx_px
-        return self.scale.normalise(np.stack([first, pixels[1, y : y + height, x : x + width]]))
+        corners = (y, x), (y + self.dy_px, x + self.dx_px)
+        made = []
+        for image, (top, left) in zip(pixels, corners, strict=True):
+            part = image[top : top + height, left : left + width]
+            made.append(self.scale.normalise(part, top + np.arange(height), left + np.arange(width)))
+        return np.stack(made)
 
 
 def is_held_out(key: str) -> bool:

@@ -6,15 +6,18 @@ halves' scale by halving it. Both halves share it, so no brightness is learned f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from beamside.denoise.ground import Ground, ground_of
 from beamside.errors import InputError
 
 Pixels = NDArray[Any]
+Places = NDArray[np.int64]
 CLIP = 8.0
 """Normalised values are cut at this many spreads: gold and hot pixels stay visible, but pull no large gradients."""
 _SAMPLES = 1 << 18
@@ -25,41 +28,85 @@ _MAD_TO_SD = 1.4826
 
 @dataclass(frozen=True)
 class Scale:
-    """Normalised value = (pixel - mean) / spread, both in the micrograph's units."""
+    """Normalised value = (pixel - mean - ground) / spread, all in the micrograph's units.
+
+    ground: how the mean changes over the field; None where it does not to speak of. `rows` and `columns` say which
+    pixels of the micrograph are given; by default the first ones, as of a whole micrograph.
+    """
 
     mean: float
     spread: float
+    ground: Ground | None = None
 
-    def normalise(self, pixels: Pixels) -> NDArray[np.float32]:
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """From what `dataclasses.asdict` gives."""
+        ground = values.get("ground")
+        return cls(values["mean"], values["spread"], None if ground is None else Ground.from_json(ground))
+
+    def times(self, factor: float) -> Scale:
+        """That of an image which is so many times as bright."""
+        ground = None if self.ground is None else self.ground.times(factor)
+        return Scale(factor * self.mean, factor * self.spread, ground)
+
+    def levelled(self, pixels: Pixels, rows: Places | None = None, columns: Places | None = None) -> Pixels:
+        """Pixels less the ground: themselves where there is none."""
+        return pixels if self.ground is None else pixels - self._ground(pixels, rows, columns)
+
+    def normalise(
+        self, pixels: Pixels, rows: Places | None = None, columns: Places | None = None
+    ) -> NDArray[np.float32]:
         """Normalised and cut at +-CLIP, float32; non-finite pixels become 0, the mean."""
-        z = (np.asarray(pixels, dtype=np.float32) - np.float32(self.mean)) / np.float32(self.spread)
+        level = self.levelled(np.asarray(pixels, dtype=np.float32), rows, columns)
+        z = (level - np.float32(self.mean)) / np.float32(self.spread)
         np.nan_to_num(z, copy=False, nan=0.0, posinf=CLIP, neginf=-CLIP)
         return np.clip(z, -CLIP, CLIP, out=z)
 
-    def restore(self, normalised: Pixels) -> NDArray[np.float32]:
+    def restore(
+        self, normalised: Pixels, rows: Places | None = None, columns: Places | None = None
+    ) -> NDArray[np.float32]:
         """Back to the micrograph's units, float32."""
-        return np.asarray(normalised, dtype=np.float32) * np.float32(self.spread) + np.float32(self.mean)
+        found = np.asarray(normalised, dtype=np.float32) * np.float32(self.spread) + np.float32(self.mean)
+        if self.ground is not None:
+            found += self._ground(found, rows, columns)
+        return found
+
+    def _ground(self, pixels: Pixels, rows: Places | None, columns: Places | None) -> NDArray[np.float32]:
+        assert self.ground is not None
+        height, width = pixels.shape[-2:]
+        return self.ground.at(
+            np.arange(height) if rows is None else rows, np.arange(width) if columns is None else columns
+        )
 
 
-def robust_scale(*images: Pixels, where: str = "") -> Scale:
+def robust_scale(*images: Pixels, where: str = "", sloping: bool = True, like: Scale | None = None) -> Scale:
     """Mean and standard deviation of the pixels of all `images` (H, W) after repeated rejection at 4 spreads.
 
     A regular sample of pixels is enough and the same in every process. Median and MAD start the rejection, so even
-    thousands of hot or dead pixels do not hide themselves.
+    thousands of hot or dead pixels do not hide themselves. All images are of one shape and share one ground; sloping:
+    False for images that are no one field, which have none. like: one with a ground that is known already.
 
     Raises:
         InputError: the finite pixels are all of one value, or there are none.
     """
-    parts = []
+    parts, places = [], []
     for image in images:
         flat = np.asarray(image).reshape(-1)
         every = max(1, flat.size * len(images) // _SAMPLES)
         # An even step would see only some columns of an image whose width it divides.
-        parts.append(flat[:: every + (every % 2 == 0)].astype(np.float64))
+        every += every % 2 == 0
+        part = flat[::every].astype(np.float64)
+        finite = np.isfinite(part)
+        parts.append(part[finite])
+        places.append(np.flatnonzero(finite) * every)
     sample = np.concatenate(parts) if parts else np.zeros(0)
-    sample = sample[np.isfinite(sample)]
     if not sample.size:
         raise InputError("no pixel is finite.", where=where, remedy="Export this micrograph again.")
+    ground = like.ground if like is not None else None
+    if like is None and sloping and images[0].ndim == 2:
+        ground = ground_of(*np.divmod(np.concatenate(places), images[0].shape[1]), sample, images[0].shape)
+    if ground is not None:
+        sample = sample - ground.at_points(*np.divmod(np.concatenate(places), images[0].shape[1]))
     mean = float(np.median(sample))
     spread = float(np.median(np.abs(sample - mean))) * _MAD_TO_SD
     if spread == 0:
@@ -74,4 +121,4 @@ def robust_scale(*images: Pixels, where: str = "") -> Scale:
             break
     if not spread > 0:
         raise InputError("all pixels have one value.", where=where, remedy="Leave this micrograph out.")
-    return Scale(mean, spread)
+    return Scale(mean, spread, ground)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -51,13 +51,12 @@ def sum_scale(image: NDArray[Any], pairs: str, *, where: str = "") -> Scale:
         InputError: no pixel is finite, or all are equal.
     """
     own = robust_scale(image, where=where)
-    return own if pairs == "single" else Scale(own.mean, own.spread * 2**0.5)
+    return own if pairs == "single" else replace(own, spread=own.spread * 2**0.5)
 
 
 def halves_scale(even: NDArray[Any], odd: NDArray[Any], *, where: str = "") -> Scale:
     """The scale for even + odd, from the halves' own."""
-    own = robust_scale(even, odd, where=where)
-    return Scale(2 * own.mean, 2 * own.spread)
+    return robust_scale(even, odd, where=where).times(2)
 
 
 def fastest_precision(device: str) -> torch.dtype:
@@ -143,7 +142,7 @@ def denoise(
     """
     scale = scale or sum_scale(image, "halves")
     if network.by_own_spread:
-        scale = Scale(scale.mean, robust_scale(image).spread)
+        scale = replace(scale, spread=robust_scale(image, like=scale).spread)
     precision = precision or fastest_precision(device)
     if tile_px is None:
         tile_px = default_tile_px(network, precision)
@@ -173,7 +172,8 @@ def _on_scale(image: NDArray[Any], scale: Scale) -> NDArray[np.float32]:
     """`scale.normalise(image)`, some rows at a time: only one image is made."""
     made = np.empty(image.shape, dtype=np.float32)
     for at in range(0, image.shape[0], _STRIP_VALUES):
-        made[at : at + _STRIP_VALUES] = scale.normalise(image[at : at + _STRIP_VALUES])
+        rows = np.arange(at, min(at + _STRIP_VALUES, len(image)))
+        made[rows[0] : rows[-1] + 1] = scale.normalise(image[rows[0] : rows[-1] + 1], rows)
     return made
 
 
@@ -185,20 +185,21 @@ def _one_tile(
     for (low, high), size in zip((tile.rows, tile.columns), image.shape, strict=True):
         axes.append(reflected(low - halo, low + _aligned(high - low, network.stride) + halo, size))
     like = next(network.parameters())
-    pixels = image[np.ix_(*axes)]
+    pixels = scale.levelled(image[np.ix_(*axes)], *axes)
+    flat = replace(scale, ground=None)
     deep = None if depth is None else depth.at(*axes)
     if deep is not None:
         deep *= np.float32(scale.spread)
         pixels = pixels - deep
-    seen = torch.from_numpy(scale.normalise(pixels)).to(like)[None, None]
+    seen = torch.from_numpy(flat.normalise(pixels)).to(like)[None, None]
     inner = slice(halo, seen.shape[2] - halo), slice(halo, seen.shape[3] - halo)
     height, width = tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
     if isinstance(network, UNet):
         result = _unet(network, seen, *inner)
     else:
         result = network(seen.contiguous(memory_format=torch.channels_last))[0, 0, inner[0], inner[1]].float()
-    found = scale.restore(result[:height, :width].cpu().numpy())
-    beyond = beyond_clip(pixels, scale)
+    found = scale.restore(result[:height, :width].cpu().numpy(), np.arange(*tile.rows), np.arange(*tile.columns))
+    beyond = beyond_clip(pixels, flat)
     if beyond is not None:
         found += beyond[inner][:height, :width]
     if deep is not None:
