@@ -75,6 +75,15 @@ def test_gold_crystals_and_broken_pixels_do_not_bend_it() -> None:
     assert robust_scale(flat).ground is None
 
 
+def test_a_rim_that_no_smooth_surface_explains_is_left_alone() -> None:
+    """Carbon round a hole: a surface would bend round the rim, which is there for the network either way."""
+    y, x = places()
+    rim = np.asarray(-8.0 * (np.hypot(y - 0.1, x) > 0.5), dtype=np.float32)
+    assert robust_scale(noise() + rim).ground is None
+    edge = np.asarray(-8.0 * (y + 0.4 * x > 0.05), dtype=np.float32)
+    assert np.abs(edge - edge.mean() - everywhere(robust_scale(noise() + edge))).mean() < 2.0
+
+
 def test_a_part_of_it_is_the_same_part() -> None:
     ground = robust_scale(noise() + slope()).ground
     assert ground is not None
