@@ -256,7 +256,7 @@ def against_each_other(pair: tuple[Image, Image], methods: Mapping[str, Method])
     found = {}
     for name, (first, second) in made.items():
         losses = [
-            report.partner_loss(image, partner, robust_scale(partner).spread)
+            report.partner_loss(image, partner, robust_scale(partner, sloping=False).spread)
             for image, partner in ((first, pair[1]), (second, pair[0]))
         ]
         curve = report.ring_correlation(report.without_background(first), report.without_background(second))

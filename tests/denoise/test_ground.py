@@ -109,6 +109,14 @@ def test_halves_share_it_and_their_sum_has_twice_of_it() -> None:
     assert robust_scale(even, like=half).ground == half.ground
 
 
+def test_of_unequal_images_the_quieter_one_tells() -> None:
+    """A frame beside the sum of many others: its noise would hide a slope that is as large as the sum's."""
+    quiet, loud = noise(1) + slope(8), np.asarray(6 * (noise(2) - 100) + 100 + slope(8), dtype=np.float32)
+    assert robust_scale(loud).ground is None
+    for pair in ((quiet, loud), (loud, quiet)):
+        np.testing.assert_allclose(everywhere(robust_scale(*pair)), slope(8) - slope(8).mean(), atol=0.25)
+
+
 def test_normalised_and_back() -> None:
     image = noise() + slope()
     scale = robust_scale(image)

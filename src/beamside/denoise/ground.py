@@ -103,8 +103,6 @@ def ground_of(
 
     Means over cells are fitted with Huber's weights, which crystals and gold hardly pull.
     """
-    if min(shape) < LEAST_PX:
-        return None
     middle = float(np.median(values))
     limit = _REJECT * _MAD_TO_SD * float(np.median(np.abs(values - middle)))
     kept = np.abs(values - middle) <= limit

@@ -9,13 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from beamside.denoise.normalise import Scale
+from beamside.denoise.normalise import UNEQUAL, Scale
 from beamside.run.engine import Batch
 
 TRAIN, HELD_OUT = "train", "held out"
 _HELD_OUT_SHARE = 0.1
-UNEQUAL = 1.15
-"""Two images whose spreads differ by more have each a level of their own."""
 
 
 @dataclass(frozen=True)

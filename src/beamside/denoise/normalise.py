@@ -6,20 +6,22 @@ halves' scale by halving it. Both halves share it, so no brightness is learned f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beamside.denoise.ground import Ground, ground_of
+from beamside.denoise.ground import LEAST_PX, Ground, ground_of
 from beamside.errors import InputError
 
 Pixels = NDArray[Any]
 Places = NDArray[np.int64]
 CLIP = 8.0
 """Normalised values are cut at this many spreads: gold and hot pixels stay visible, but pull no large gradients."""
+UNEQUAL = 1.15
+"""Two images whose spreads differ by more have each a level of their own."""
 _SAMPLES = 1 << 18
 _ROUNDS = 8
 _REJECT = 4.0
@@ -83,30 +85,19 @@ def robust_scale(*images: Pixels, where: str = "", sloping: bool = True, like: S
     """Mean and standard deviation of the pixels of all `images` (H, W) after repeated rejection at 4 spreads.
 
     A regular sample of pixels is enough and the same in every process. Median and MAD start the rejection, so even
-    thousands of hot or dead pixels do not hide themselves. All images are of one shape and share one ground; sloping:
-    False for images that are no one field, which have none. like: one with a ground that is known already.
+    thousands of hot or dead pixels do not hide themselves. All images are of one shape and share one ground. sloping:
+    False for images that are no one field, which have none. like: one whose ground is known already.
 
     Raises:
         InputError: the finite pixels are all of one value, or there are none.
     """
-    parts, places = [], []
-    for image in images:
-        flat = np.asarray(image).reshape(-1)
-        every = max(1, flat.size * len(images) // _SAMPLES)
-        # An even step would see only some columns of an image whose width it divides.
-        every += every % 2 == 0
-        part = flat[::every].astype(np.float64)
-        finite = np.isfinite(part)
-        parts.append(part[finite])
-        places.append(np.flatnonzero(finite) * every)
-    sample = np.concatenate(parts) if parts else np.zeros(0)
-    if not sample.size:
+    parts = [_sample(image, len(images)) for image in images]
+    if not sum(len(values) for _, values in parts):
         raise InputError("no pixel is finite.", where=where, remedy="Export this micrograph again.")
-    ground = like.ground if like is not None else None
-    if like is None and sloping and images[0].ndim == 2:
-        ground = ground_of(*np.divmod(np.concatenate(places), images[0].shape[1]), sample, images[0].shape)
+    ground = like.ground if like is not None else _shared_ground(parts, images[0].shape) if sloping else None
     if ground is not None:
-        sample = sample - ground.at_points(*np.divmod(np.concatenate(places), images[0].shape[1]))
+        parts = [(places, values - ground.at_points(*_apart(places, ground))) for places, values in parts]
+    sample = np.concatenate([values for _, values in parts])
     mean = float(np.median(sample))
     spread = float(np.median(np.abs(sample - mean))) * _MAD_TO_SD
     if spread == 0:
@@ -122,3 +113,30 @@ def robust_scale(*images: Pixels, where: str = "", sloping: bool = True, like: S
     if not spread > 0:
         raise InputError("all pixels have one value.", where=where, remedy="Leave this micrograph out.")
     return Scale(mean, spread, ground)
+
+
+def _sample(image: Pixels, count: int) -> tuple[Places, NDArray[np.float64]]:
+    """Finite pixels of one of `count` images: their places in it, row after row, and their values."""
+    flat = np.asarray(image).reshape(-1)
+    every = max(1, flat.size * count // _SAMPLES)
+    # An even step would see only some columns of an image whose width it divides.
+    every += every % 2 == 0
+    values = flat[::every].astype(np.float64)
+    finite = np.isfinite(values)
+    return np.flatnonzero(finite) * every, values[finite]
+
+
+def _shared_ground(parts: Sequence[tuple[Places, NDArray[np.float64]]], shape: tuple[int, ...]) -> Ground | None:
+    """By all samples, or by that of the quieter image where the other has much more noise."""
+    if len(shape) != 2 or min(shape) < LEAST_PX:
+        return None
+    spreads = [float(np.median(np.abs(values - np.median(values)))) if len(values) else np.inf for _, values in parts]
+    quiet = [part for part, spread in zip(parts, spreads, strict=True) if spread <= UNEQUAL * min(spreads)]
+    places, values = (np.concatenate(side) for side in zip(*quiet, strict=True))
+    height, width = shape
+    return ground_of(*np.divmod(places, width), values, (height, width))
+
+
+def _apart(places: Places, ground: Ground) -> tuple[Places, Places]:
+    rows, columns = np.divmod(places, ground.width_px)
+    return rows, columns
