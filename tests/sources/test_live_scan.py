@@ -132,7 +132,8 @@ def test_absurd_and_missing_positions_are_set_aside(scan: Replay, live: Any) -> 
     replay = Replay(scan.numbers, places, scan.frames, CONFIG)
     records = received(source, sender(ports, replay, StreamOptions()))
     assert {f"frame {n}" for n in range(COUNT)} - {r.key for r in records} == {"frame 7", "frame 9"}
-    guards = {f.guard: f.values["frames"] for f in source.findings()}
+    # On a loaded machine a socket may have more to say; that is not what is asked here.
+    guards = {f.guard: f.values["frames"] for f in source.findings() if f.guard.startswith("positions.")}
     assert guards == {"positions.inside": [7], "positions.finite": [9]}
 
 
