@@ -41,6 +41,10 @@ def test_batches_single_examples_and_a_fresh_process_agree() -> None:
         assert agree(one.loss, other.loss) and one.pixels == other.pixels
         assert other.correlation == pytest.approx(one.correlation, abs=1e-6)
         assert other.brightness == pytest.approx(one.brightness, abs=1e-6)
+    losses: dict[int, float] = {}
+    assert evaluate(model, examples(), losses) == one
+    for number, example in enumerate(examples()):
+        assert losses[number] == pytest.approx(independent(model, [example]).loss, rel=1e-5)
     kept = sum(64 * e.input.shape[0] if e.weight is None else int(e.weight.sum()) for e in examples())
     assert one.pixels == kept
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from beamside.denoise.held_out import SIGMAS_PX, Example, HeldOut, grid, measure_controls, spread
+from beamside.denoise.held_out import SIGMAS_PX, Example, HeldOut, grid, measured_controls, spread
 from beamside.denoise.intake import with_roles
 from beamside.denoise.loader import draw_corners
 from beamside.denoise.micrograph import HELD_OUT, TRAIN, Micrograph
@@ -47,7 +47,10 @@ def test_there_is_always_something_of_both_roles(roles: list[str]) -> None:
 def test_controls_are_scipys() -> None:
     scale = Scale(100.0, 7.0)
     first, second = (scale.normalise(half) for half in halves(4, 128))
-    found = measure_controls([Example(first, second)])
+    found, (alone,) = measured_controls([Example(first, second)])
+    assert alone == pytest.approx(found.blur)
+    both, each = measured_controls([Example(first, second), Example(second[:64], first[:64])])
+    assert (4 * each[0] + 2 * each[1]) / 6 == pytest.approx(both.blur)
     assert found.nothing == pytest.approx(float(np.mean((first.astype(float) - second) ** 2)), rel=1e-6)
     errors = {}
     for sigma in SIGMAS_PX:

@@ -17,7 +17,7 @@ from torch import Tensor
 from beamside.compute.device import chosen
 from beamside.compute.heap import give_back
 from beamside.compute.lanes import available_threads
-from beamside.denoise import blend_fit, blindspot, gate, stored
+from beamside.denoise import apart, blend_fit, blindspot, gate, stored
 from beamside.denoise.blur import gaussian_blur
 from beamside.denoise.gate import Score, Verified
 from beamside.denoise.guards import GUARDS
@@ -58,12 +58,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Published:
-    """The best model so far that has passed the gate: its file's bytes, and its score on held-out set `version`."""
+    """The best model so far that has passed the gate: its file's bytes, and its score on held-out set `version`.
+
+    lost: of the `judged` micrographs that were held out then, those on which it loses to the blur (`apart.lost`).
+    """
 
     model: bytes
     steps: int
     loss: float
     version: int
+    lost: tuple[str, ...] = ()
+    judged: int = 0
 
 
 class Denoiser:
@@ -272,7 +277,8 @@ class Denoiser:
         """Score the averaged weights, and let the model through the gate if it is better than the published one."""
         examples, network, controls = self.held_out.examples, self.trainer.average, self.held_out.controls
         self._blend(network)
-        score, fresh, model = gate.evaluate(network, examples), None, b""
+        losses: dict[int, float] = {}
+        score, fresh, model = gate.evaluate(network, examples, losses), None, b""
         reasons = gate.objections(score, controls)
         if not reasons and score.loss < self._published_loss():
             model = pack_model(network, self.card(score))
@@ -288,7 +294,11 @@ class Denoiser:
             self.objection = "; ".join(reasons)
         result = Evaluation(self.trainer.steps, score, again, controls, fresh)
         if not reasons and _confirmed(result):
-            self.published = Published(model, self.trainer.steps, again.loss, self.held_out.version)
+            keys = [example.key for example in examples]
+            lost = apart.lost(keys, [losses[number] for number in range(len(keys))], self.held_out.blur_each)
+            self.published = Published(
+                model, self.trainer.steps, again.loss, self.held_out.version, tuple(lost), len(set(keys))
+            )
         return result
 
     def _blend(self, network: Network) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,35 +56,44 @@ class Verified:
 
 
 @torch.inference_mode()
-def evaluate(network: Network, examples: Sequence[Example]) -> Score:
-    """Batch by batch over examples of one shape at a time, in float32 on the network's device, sums in float64."""
+def evaluate(network: Network, examples: Sequence[Example], losses: dict[int, float] | None = None) -> Score:
+    """Batch by batch over examples of one shape at a time, in float32 on the network's device, sums in float64.
+
+    losses: takes the loss of each example by its number.
+    """
     device = next(network.parameters()).device
     tally, moments = Tally(), np.zeros(6)
-    for batch in _batches(examples):
+    for numbers, batch in _batches(examples):
         x, y, w, level = (torch.from_numpy(array)[:, None].to(device) for array in batch)
         output = at_level(network, x, level)
         tally.add(output, y, w)
         o, t, w = output.double(), y.double(), w.double()
         terms = (w, w * o, w * t, w * o * o, w * t * t, w * o * t)
         moments += [float(term.sum()) for term in terms]
+        if losses is not None:
+            errors = ((w * (o - t).square()).sum((1, 2, 3)) / w.sum((1, 2, 3)).clamp(min=1)).tolist()
+            losses.update(zip(numbers, errors, strict=True))
     return _score(tally.mean, moments)
 
 
-def _batches(examples: Sequence[Example]) -> list[tuple[NDArray[np.float32], ...]]:
-    """Stacks (b, h, w) of inputs, targets and weights, and the levels (b, 1, 1)."""
-    shapes: dict[tuple[int, ...], list[Example]] = {}
-    for example in examples:
-        shapes.setdefault(example.input.shape, []).append(example)
-    return [
-        (
-            np.stack([e.input for e in group[at : at + _BATCH]]),
-            np.stack([e.target for e in group[at : at + _BATCH]]),
-            np.stack([np.ones_like(e.input) if e.weight is None else e.weight for e in group[at : at + _BATCH]]),
-            np.array([e.level for e in group[at : at + _BATCH]], dtype=np.float32)[:, None, None],
-        )
-        for group in shapes.values()
-        for at in range(0, len(group), _BATCH)
-    ]
+def _batches(examples: Sequence[Example]) -> Iterator[tuple[list[int], tuple[NDArray[np.float32], ...]]]:
+    """Numbers of examples; and stacks (b, h, w) of inputs, targets and weights, and the levels (b, 1, 1)."""
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for number, example in enumerate(examples):
+        shapes.setdefault(example.input.shape, []).append(number)
+    for group in shapes.values():
+        for at in range(0, len(group), _BATCH):
+            numbers = group[at : at + _BATCH]
+            chosen = [examples[number] for number in numbers]
+            yield (
+                numbers,
+                (
+                    np.stack([e.input for e in chosen]),
+                    np.stack([e.target for e in chosen]),
+                    np.stack([np.ones_like(e.input) if e.weight is None else e.weight for e in chosen]),
+                    np.array([e.level for e in chosen], dtype=np.float32)[:, None, None],
+                ),
+            )
 
 
 def _score(loss: float, moments: NDArray[np.float64]) -> Score:

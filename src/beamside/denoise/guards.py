@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from beamside.denoise.apart import LEAST_ERRORS
 from beamside.denoise.gate import AGREEMENT, BRIGHTNESS, agree
 from beamside.denoise.model_file import PROBE_TOLERANCE
 from beamside.run.guard import Finding, Guard, Severity
@@ -18,6 +19,7 @@ SIGNIFICANT, CERTAIN_PX = 6.0, 18.0
 moves it by some 5 px over its significance: four times that error makes a displacement."""
 DEPENDENT = 0.7
 _STEPS_TO_LEARN = 3000
+LOST_SHARE = 0.25
 _FALLING = 3
 _TREND_SHARE = 0.05
 _DIVERGED = 4.0
@@ -145,6 +147,33 @@ def _learned(engine: Denoiser) -> Finding | None:
     return LEARNED.finding(f"no model has passed the gate after {steps} optimiser steps: {engine.objection}.")
 
 
+def _lost(engine: Denoiser) -> tuple[list[str], float]:
+    """Held-out micrographs on which the model that a finished run has published loses, and their share."""
+    held = engine.published
+    if held is None or not engine.finished or not held.judged:
+        return [], 0.0
+    return list(held.lost), len(held.lost) / held.judged
+
+
+def _each(engine: Denoiser) -> Finding | None:
+    names, share = _lost(engine)
+    if not names or share > LOST_SHARE:
+        return None
+    return EACH.finding(f"the model is worse than the best blur on {_among(names, engine)}.", items=names)
+
+
+def _most(engine: Denoiser) -> Finding | None:
+    names, share = _lost(engine)
+    if share <= LOST_SHARE:
+        return None
+    return MOST.finding(f"the model is worse than the best blur on {_among(names, engine)}.", items=names)
+
+
+def _among(names: list[str], engine: Denoiser) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(names)} of {engine.published.judged if engine.published else 0} micrographs held out ({shown})"
+
+
 def _floor(engine: Denoiser) -> Finding | None:
     if not engine.floor_reached:
         return None
@@ -219,6 +248,20 @@ LEARNED = Guard(
     "Nothing was learned that beats doing nothing and a blur.",
     "Look at the pairs; train longer or on more micrographs.", _learned,
 )  # fmt: skip
+EACH = Guard(
+    "score.each", "publish", "held-out micrographs on which the published model's loss is above the best blur's",
+    f"any, by {LEAST_ERRORS:g} standard errors over its crops, up to {LOST_SHARE:.0%} of them",
+    "the standard error of crops of one micrograph; a healthy run has none",
+    Severity.NOTE, "Over all micrographs the model is better than a blur; on these it is not.",
+    "Look whether their two images belong together, and what is in them that the others have not.", _each,
+)  # fmt: skip
+MOST = Guard(
+    "score.most", "publish", "share of held-out micrographs on which the published model loses to the best blur",
+    f"{LOST_SHARE:.0%}, each by {LEAST_ERRORS:g} standard errors over its crops",
+    "chosen: so many are no exceptions; the mean that the gate asks for is then carried by the others",
+    Severity.SUSPECT, "The session holds micrographs of a kind that the model has not learned.",
+    "Train these apart, or for longer; look whether the two images of each belong together.", _most,
+)  # fmt: skip
 FLOOR = Guard(
     "loss.floor", "step", "loss of hidden pixels against the variance of the noise", "the noise's variance",
     "no honest prediction of independent noise is better than its variance", Severity.NOTE,
@@ -244,6 +287,6 @@ CAPACITY = Guard(
 )  # fmt: skip
 
 GUARDS = (
-    FINITE, ALIGNED, NOISE, DIVERGED, LOSS, ROUNDTRIP, CORRELATION, BRIGHT, TREND, LEARNED, FLOOR, MATCH, CANARY,
-    CHECKSUM, CAPACITY,
+    FINITE, ALIGNED, NOISE, DIVERGED, LOSS, ROUNDTRIP, CORRELATION, BRIGHT, TREND, LEARNED, EACH, MOST, FLOOR,
+    MATCH, CANARY, CHECKSUM, CAPACITY,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,13 +28,15 @@ Mask = Callable[[Image, int], tuple[Image, Image]]
 class Example:
     """An input and what it is compared with, (h, w) each; weight is 1 where a pixel counts, None: everywhere.
 
-    level: the input's spread, in the target's where a pair is of unequal noise; see `networks.at_level`.
+    level: the input's spread, in the target's where a pair is of unequal noise; see `networks.at_level`. key: of the
+    micrograph.
     """
 
     input: Image
     target: Image
     weight: Image | None = None
     level: float = 1.0
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class HeldOut:
     examples: list[Example] = field(default_factory=list)
     version: int = 0
     _controls: Controls | None = None
+    _blur_each: list[float] = field(default_factory=list)
 
     def add(self, micrograph: Micrograph, pixels: NDArray[np.float32], stride: int, mask: Mask | None) -> None:
         """Examples of a micrograph (2, H, W): halves in both directions; with `mask`, single images."""
@@ -65,11 +68,12 @@ class HeldOut:
         for y, x, height, width in boxes:
             first, second = micrograph.crop(pixels, y, x, height, width)
             if mask is None:
-                levels = micrograph.levels
-                self.examples += [against(first, second, *levels), against(second, first, *levels[::-1])]
+                levels, key = micrograph.levels, micrograph.key
+                made = against(first, second, *levels), against(second, first, *levels[::-1])
+                self.examples += [replace(example, key=key) for example in made]
             else:
                 hidden, weight = mask(first, len(self.examples))
-                self.examples.append(Example(hidden, first, weight))
+                self.examples.append(Example(hidden, first, weight, key=micrograph.key))
         if boxes:
             self.version += 1
             self._controls = None
@@ -78,8 +82,13 @@ class HeldOut:
     def controls(self) -> Controls:
         """Measured once for each version."""
         if self._controls is None:
-            self._controls = measure_controls(self.examples)
+            self._controls, self._blur_each = measured_controls(self.examples)
         return self._controls
+
+    @property
+    def blur_each(self) -> list[float]:
+        """The loss of the best blur, example by example."""
+        return self._blur_each if self.controls else []
 
 
 def against(image: Image, partner: Image, level: float, partner_level: float) -> Example:
@@ -119,6 +128,11 @@ def spread(boxes: list[tuple[int, int, int, int]], count: int) -> list[tuple[int
 
 def measure_controls(examples: Sequence[Example]) -> Controls:
     """Doing nothing, and the best blur."""
+    return measured_controls(examples)[0]
+
+
+def measured_controls(examples: Sequence[Example]) -> tuple[Controls, list[float]]:
+    """Doing nothing, and the best blur; and that blur's loss on each of the examples."""
     nothing = _Line(1.0, 0.0)
     for example in examples:
         nothing.add(example, torch.from_numpy(example.input))
@@ -127,34 +141,54 @@ def measure_controls(examples: Sequence[Example]) -> Controls:
         fitted = _Line()
         for example in examples:
             fitted.add(example, gaussian_blur(torch.from_numpy(example.input), sigma))
-        found.append((fitted.error, sigma))
-    best, sigma = min(found)
-    return Controls(nothing.error, best, sigma)
+        found.append((fitted.error, sigma, fitted))
+    best, sigma, line = min(found, key=lambda each: each[:2])
+    return Controls(nothing.error, best, sigma), line.errors_each()
 
 
 @dataclass
 class _Line:
     """The mean squared error of gain x image + offset, least squares where they are not given; an image at a time.
 
-    sums: of weight, image, target, image^2, image target, target^2.
+    sums: of weight, image, target, image^2, image target, target^2. each: the same, an image at a time.
     """
 
     gain: float | None = None
     offset: float | None = None
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
+    each: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, example: Example, image: Tensor) -> None:
         """Count an image (h, w) that stands for the example's input."""
         x, y = image.double(), torch.from_numpy(example.target).double()
         w = torch.ones_like(y) if example.weight is None else torch.from_numpy(example.weight).double()
-        self.sums += [float((w * term).sum()) for term in (torch.ones_like(y), x, y, x * x, x * y, y * y)]
+        self.each.append(
+            np.array([float((w * term).sum()) for term in (torch.ones_like(y), x, y, x * x, x * y, y * y)])
+        )
+        self.sums += self.each[-1]
+
+    def line(self) -> tuple[float, float]:
+        """Gain and offset, those that were found where none were given."""
+        x, y, xx, xy, _ = _means(self.sums)
+        spread = xx - x * x
+        gain = self.gain if self.gain is not None else (xy - x * y) / spread if spread > 0 else 0.0
+        return gain, self.offset if self.offset is not None else y - gain * x
 
     @property
     def error(self) -> float:
         """Over all that was counted."""
-        n = max(float(self.sums[0]), 1.0)
-        x, y, xx, xy, yy = (float(value) / n for value in self.sums[1:])
-        spread = xx - x * x
-        gain = self.gain if self.gain is not None else (xy - x * y) / spread if spread > 0 else 0.0
-        offset = self.offset if self.offset is not None else y - gain * x
-        return yy - 2 * gain * xy + gain * gain * xx + 2 * offset * (gain * x - y) + offset * offset
+        return _error(self.sums, *self.line())
+
+    def errors_each(self) -> list[float]:
+        """Of each image, by the line of all."""
+        return [_error(sums, *self.line()) for sums in self.each]
+
+
+def _means(sums: NDArray[np.float64]) -> list[float]:
+    n = max(float(sums[0]), 1.0)
+    return [float(value) / n for value in sums[1:]]
+
+
+def _error(sums: NDArray[np.float64], gain: float, offset: float) -> float:
+    x, y, xx, xy, yy = _means(sums)
+    return yy - 2 * gain * xy + gain * gain * xx + 2 * offset * (gain * x - y) + offset * offset

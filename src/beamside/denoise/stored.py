@@ -48,7 +48,8 @@ def state_of(engine: Denoiser) -> State:
     }
     if engine.published is not None:
         arrays["published"] = as_array(engine.published.model)
-        values["published"] = [engine.published.steps, engine.published.loss, engine.published.version]
+        kept = engine.published
+        values["published"] = [kept.steps, kept.loss, kept.version, list(kept.lost), kept.judged]
     return State(arrays, values)
 
 
@@ -76,8 +77,8 @@ def restore(engine: Denoiser, state: State, batches: Sequence[Batch]) -> None:
     reached = values["floor_reached"]
     engine.floor_reached = None if reached is None else (reached[0], reached[1])
     if values["published"] is not None:
-        steps, loss, version = values["published"]
-        engine.published = Published(state.arrays["published"].tobytes(), steps, loss, version)
+        steps, loss, version, lost, judged = values["published"]
+        engine.published = Published(state.arrays["published"].tobytes(), steps, loss, version, tuple(lost), judged)
     if (last := values["last"]) is not None:
         fresh = last["fresh"]
         verified = None
@@ -100,6 +101,7 @@ def snapshot_of(engine: Denoiser) -> Snapshot:
     if engine.published is not None:
         arrays[BEST] = as_array(engine.published.model)
         notes |= {"published_at_step": engine.published.steps, "published_loss": engine.published.loss}
+        notes["lost_to_blur"] = list(engine.published.lost)
     if engine.last is not None:
         notes |= {"score": asdict(engine.last.independent), "controls": asdict(engine.last.controls)}
         if engine.finished:
