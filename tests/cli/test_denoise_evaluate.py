@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from beamside.cli.denoise_evaluate import cases_of
+from beamside.cli.denoise_evaluate import cases_of, lost_sentences
 from beamside.cli.main import main
+from beamside.denoise.report import lost_to_blur
 from beamside.simulate.micrograph_files import write_micrographs
 from beamside.simulate.micrographs import Recipe, Session
 
@@ -45,7 +46,9 @@ def test_halves_and_truth(session: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert (tmp_path / "e" / f"{entry['name']}.png").read_bytes()[:4] == b"\x89PNG"
     mean = report["run"]["truth.model.snr_db"]
     assert mean["worst"] <= mean["mean"]
-    assert "SNR against truth" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "SNR against truth" in said and report["lost_to_blur"]["truth"] == []
+    assert ("No better than" in said) == bool(report["lost_to_blur"]["halves"])
 
 
 def test_a_sum_alone(session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,3 +71,21 @@ def test_a_truth_of_nothing_is_refused(session: Path, capsys: pytest.CaptureFixt
     truth = session.with_name("session_truth") / "mic0001_clean.mrc"
     assert evaluate(session / "mic0000_full.mrc", "--truth", truth) == 2
     assert "belongs to no micrograph" in capsys.readouterr().err
+
+
+def test_micrographs_on_which_a_blur_is_as_good_are_named() -> None:
+    def against(model: float, blur: float) -> dict[str, dict[str, float]]:
+        return {"model": {"mse": model, "partner_loss": model}, "blur": {"mse": blur, "partner_loss": blur}}
+
+    entries = [
+        {"name": "a", "truth": against(1.0, 2.0), "halves": against(1.1, 1.1)},
+        {"name": "b", "truth": against(2.0, 1.0)},
+        {"name": "c"},
+    ]
+    lost = lost_to_blur(entries)
+    assert lost == {"truth": ["b"], "halves": ["a"]} and lost_to_blur(entries[2:]) == {}
+    assert lost_sentences(lost, entries) == [
+        "No better than the best blur against the truth on 1 of 2: b",
+        "No better than the best blur against the other half on 1 of 1: a",
+    ]
+    assert lost_sentences({"truth": []}, entries) == []

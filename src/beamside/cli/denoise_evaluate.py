@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = ("_full", "_sum", "_clean", "_truth")
 _SEAM_TILE_PX = 256
+_AGAINST = {"truth": "against the truth", "halves": "against the other half"}
 
 
 def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,12 +78,16 @@ def run(args: argparse.Namespace) -> int:
     for case in cases:
         entries.append(_one(case, model, device, args))
         print(_sentence(entries[-1]), flush=True)
-    from beamside.denoise.report import over_run
+    from beamside.denoise.report import lost_to_blur, over_run
 
+    lost = lost_to_blur(entries)
     whole = {"model": args.model, "card": _plain(model.card), "micrographs": entries, "run": over_run(entries)}
+    whole["lost_to_blur"] = lost
     report = args.out / "report.json"
     report.write_text(json.dumps(whole, indent=1) + "\n")
     print(_table(whole["run"]))
+    for sentence in lost_sentences(lost, entries):
+        print(sentence)
     print(f"Report: {report}")
     return 0
 
@@ -199,6 +204,18 @@ def _one(case: Case, model: Model, device: str, args: argparse.Namespace) -> dic
     panels["taken away"] = total - result
     write_pictures(args.out / f"{case.name}.png", panels, curves, px)
     return entry
+
+
+def lost_sentences(lost: Mapping[str, Sequence[str]], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """On which micrographs a model is no better than a blur; nothing where there are none."""
+    found = []
+    for group, names in lost.items():
+        count = sum(group in entry for entry in entries)
+        if names:
+            found.append(
+                f"No better than the best blur {_AGAINST[group]} on {len(names)} of {count}: {', '.join(names)}"
+            )
+    return found
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:

@@ -219,6 +219,17 @@ def seam(whole: Image, tiled: Image, first_rows: Sequence[int]) -> dict[str, flo
     }
 
 
+def lost_to_blur(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Names of micrographs on which the model is no better than the best blur: against the truth, against halves."""
+    found: dict[str, list[str]] = {}
+    for group, figure in (("truth", "mse"), ("halves", "partner_loss")):
+        own = [entry for entry in entries if group in entry]
+        lost = [entry["name"] for entry in own if entry[group]["model"][figure] >= entry[group]["blur"][figure]]
+        if own:
+            found[group] = lost
+    return found
+
+
 def over_run(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and worst of the figures of all micrographs."""
     found: dict[str, Any] = {}
