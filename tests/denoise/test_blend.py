@@ -160,11 +160,18 @@ def test_the_two_images_of_a_pair_have_weights_of_their_own() -> None:
     np.testing.assert_allclose(between.image, (np.array(noisy.image) + clear.image) / 2)
 
 
-def test_the_network_alone_leaves_its_result_as_it_is() -> None:
-    output = signal(3)
+def test_without_the_image_the_result_stays_as_it_is_but_for_silent_frequencies() -> None:
+    output, image = signal(3), noise(4)
     kept = output.copy()
-    blend_fit.joined([blend_fit.alone(TWO.kinds[1])]).add_to(output, noise(4))
+    blend_fit.joined([blend_fit.without_image(TWO.kinds[1])]).add_to(output, image)
     np.testing.assert_allclose(output, kept, atol=1e-6)
+    heard, silent = (0.6, 0.2), (0.0, 0.01)
+    half = COUNT // 2
+    shares = [*[heard] * half, *[silent] * (COUNT - half)]
+    weights = Weights(0.2, *(tuple(column) for column in zip(*shares, strict=True)))
+    found = blend_fit.without_image(weights)
+    assert found.network == (*[1.0] * half, *[0.0] * (COUNT - half))
+    assert found.image == (*[0.0] * half, *[0.01] * (COUNT - half))
 
 
 def test_grain_tells_coarse_contrast_from_noise_and_not_from_a_few_objects() -> None:

@@ -163,10 +163,11 @@ def joined(kinds: Iterable[Weights]) -> Blend:
     return Blend(tuple(sorted(kinds, key=lambda weights: weights.grain)))
 
 
-def alone(like: Weights) -> Weights:
-    """The network and nothing else, for images of the same grain."""
-    count = len(like.network)
-    return Weights(like.grain, (1.0,) * count, (0.0,) * count)
+def without_image(like: Weights) -> Weights:
+    """The network and nothing else, for images of the same grain; where they are silent it still does not count."""
+    silent = [share == 0 for share in like.network]
+    network = tuple(0.0 if quiet else 1.0 for quiet in silent)
+    return Weights(like.grain, network, tuple(w if quiet else 0.0 for w, quiet in zip(like.image, silent, strict=True)))
 
 
 def pieces(member: Micrograph, stride: int) -> list[tuple[int, int, int, int]]:

@@ -314,7 +314,8 @@ class Denoiser:
         taken = []
         for quieter, weights in kinds.items():
             examples = [e for e in self.held_out.examples if e.level != 1 and (e.level < 1) == quieter]
-            taken.append(weights if blend_fit.helps(network, weights, examples) else blend_fit.alone(weights))
+            helps = blend_fit.helps(network, weights, examples)
+            taken.append(weights if helps else blend_fit.without_image(weights))
         network.blend = blend_fit.joined(taken) if taken else None
 
     def _published_loss(self) -> float:
