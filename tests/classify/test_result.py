@@ -52,11 +52,11 @@ def test_a_particle_is_in_every_class_that_it_may_belong_to() -> None:
     known = engine.known
     torn = (known.weight[:, 1] > 0.1) & (known.shift[:, 1] != known.shift[:, 0])
     assert torn.sum() > 10
-    found = restore(engine.model, engine.population, known)
+    found = restore(engine.model, engine.population, known, free=True)
     expected = torch.zeros(4).index_add(0, known.label.flatten(), known.weight.flatten())
     assert np.allclose(found.occupancy, expected, atol=1e-3)
     turned = (getattr(known, name).flip(1) for name in ("score", "label", "alpha", "shift", "weight"))
-    again = restore(engine.model, engine.population, Assignment(*turned, known.presence))
+    again = restore(engine.model, engine.population, Assignment(*turned, known.presence), free=True)
     assert np.allclose(found.images, again.images, atol=1e-4 * found.images.std())
 
 

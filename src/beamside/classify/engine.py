@@ -202,6 +202,8 @@ class Classifier:
 
     @property
     def _free_classes(self) -> list[Task]:
+        if self.survey.refused and not self._may_search_again and self.options.iterations is None:
+            return plan.slow_round(self.band, self._name)
         return plan.free_round(self.options, self.band, self._name, again=self._may_search_again)
 
     @property
@@ -263,7 +265,7 @@ class Classifier:
     def _weigh(self, task: Task) -> str | None:
         if self.options.start != "volume" and self.survey.hopeless():
             self.tasks.skip_past("divide")
-            self.population.centres_px = self.free_px
+            self._stay_free()
             return f"{self._name}, no volume fits the averages: free classes go on"
         self.tasks.replace([replace(task, maybe=False) for task in self.tasks], self._effort)
         return f"{self._name}, a volume may fit the averages: it is refined"
@@ -275,7 +277,7 @@ class Classifier:
             if first:
                 self.tasks.replace(plan.held_tasks(self.band, self._name), self._effort)
         elif free:
-            self.population.centres_px = self.free_px
+            self._stay_free()
         else:
             self.tasks.replace(self._free_classes, self._effort)
             if self._may_search_again:
@@ -283,6 +285,12 @@ class Classifier:
                 return f"{self._name}, no volume fits: free classes, then a volume of their averages"
             return f"{self._name}, no volume fits: free classes"
         return None
+
+    def _stay_free(self) -> None:
+        """Every volume was refused: back to the centres of the free classes, which are sought once more, slowly."""
+        self.population.centres_px = self.free_px
+        if self.options.iterations is None:
+            self.tasks.replace(plan.slow_round(self.band, self._name), self._effort)
 
     @property
     def _name(self) -> str:
@@ -366,7 +374,7 @@ class Classifier:
 
     def _finish(self, task: Task) -> None:
         assert self.model is not None
-        self.final = finish(self.model, self.population, self.known)
+        self.final = finish(self.model, self.population, self.known, free=self._held is None)
         self.model.settle(self.population, self.known, self.population.rows)
 
     def _count(self, particles: int) -> None:

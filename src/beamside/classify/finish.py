@@ -31,14 +31,17 @@ class Final:
     null_spread: float
 
 
-def finish(model: Model, population: Population, known: Assignment) -> Final:
+def finish(model: Model, population: Population, known: Assignment, *, free: bool) -> Final:
     """Restore the averages of all assigned particles and calibrate their scores on noise."""
     mean, spread = null_scores(model, population)
-    return Final(restore(model, population, known), mean, spread)
+    return Final(restore(model, population, known, free=free), mean, spread)
 
 
-def restore(model: Model, population: Population, known: Assignment) -> ClassAverages:
+def restore(model: Model, population: Population, known: Assignment, *, free: bool) -> ClassAverages:
     """Class averages at the full box, every particle in its classes as far as it belongs to them.
+
+    free: no volume tells the views. Such classes are of particles that are nearly round, or hold several views; their
+    averages are damped by angular order.
 
     One that could be in two classes counts in both by its posterior probabilities, as in the sums of a pass. The shifts
     that were found last must not have moved the centres yet: every candidate has its own.
@@ -55,7 +58,7 @@ def restore(model: Model, population: Population, known: Assignment) -> ClassAve
     total = lanes[0]
     for more in lanes[1:]:
         total += more
-    return total.averages(model.mask.numpy())
+    return total.averages(model.mask.numpy(), by_order=free)
 
 
 def _add(sums: Restoration, model: Model, population: Population, known: Assignment, rows: Tensor) -> None:

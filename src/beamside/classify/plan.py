@@ -16,6 +16,7 @@ from beamside.classify.schedule import (
     create_stages,
     held_stages,
     meeting_views,
+    slow_stages,
     update_stages,
     view_stages,
 )
@@ -120,6 +121,11 @@ def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool) 
     search, anneal, *fine = create_stages(band, options.iterations)
     second = second_search(band, name) if again else []
     return [*stage_tasks([search, anneal], name), *second, *stage_tasks(fine, name)]
+
+
+def slow_round(band: Band, name: str) -> list[Task]:
+    """Free classes once every volume was refused."""
+    return stage_tasks(slow_stages(band), name)
 
 
 def later_round(band: Band, name: str, *, held: bool) -> list[Task]:

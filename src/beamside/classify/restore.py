@@ -7,6 +7,7 @@ are additive over particles, and the halves' ring correlation gives tau^2 and a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beamside.classify.angular import damped, smooth
 from beamside.errors import OptionError
 from beamside.optics.ctf import CtfParams, ctf
 from beamside.optics.fourier import frequency_grid, shift_phases, to_fourier, to_real
@@ -151,8 +153,10 @@ class Restoration:
         sampled = torch.nn.functional.grid_sample(finer, grid[:, :, None], mode="bilinear", align_corners=True)
         return sampled[:, 0, :, 0]
 
-    def averages(self, mask: NDArray[np.floating[Any]] | None = None) -> ClassAverages:
+    def averages(self, mask: NDArray[np.floating[Any]] | None = None, *, by_order: bool = False) -> ClassAverages:
         """The class averages of all that was added, inside `mask` (n, n) where one is given.
+
+        by_order: angular orders that the halves do not share are damped too (`angular.damped`).
 
         tau^2 of a ring is the power that both halves of a class agree on, half of it its own and half that of all
         classes, smoothed over neighbouring rings: a class alone has too few coefficients in a ring to tell.
@@ -170,7 +174,12 @@ class Restoration:
         # The mask is laid on the image before its rings are damped: strong ones would spill over into weak ones.
         masked = to_fourier(_masked(to_real(white / wiener, self.box_px), cover)) * wiener
         occupancy = self._occupancy.reshape(2, -1).sum(0)
-        images = to_real(masked, self.box_px) * (occupancy > 0)[:, None, None]
+        images = to_real(masked, self.box_px)
+        if by_order:
+            share = occupancy / occupancy.sum().clamp(min=torch.finfo(occupancy.dtype).tiny)
+            radius_px = math.sqrt(float(cover.expand(self.box_px, self.box_px).sum()) / math.pi)
+            images = damped(images, halves, ssnr, share, radius_px, _LEAST_SSNR)
+        images = images * (occupancy > 0)[:, None, None]
         curves = frc.cpu().numpy()
         return ClassAverages(
             images=images.float().cpu().numpy(),
@@ -192,7 +201,7 @@ class Restoration:
         first, second = to_fourier(halves)
         common = ring_sums((first * second.conj()).real, self.box_px)
         seen = ring_sums(gain[0] * gain[1], self.box_px) * (cover**2).mean()
-        own = _smooth(torch.where(seen > 0, common / seen.clamp(min=torch.finfo(seen.dtype).tiny), 0.0))
+        own = smooth(torch.where(seen > 0, common / seen.clamp(min=torch.finfo(seen.dtype).tiny), 0.0))
         share = self._occupancy.reshape(2, -1).sum(0)
         shared = (own * share[:, None]).sum(0) / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
         return 0.5 * (own.clamp(min=0) + shared.clamp(min=0))
@@ -242,9 +251,3 @@ def _masked(images: Tensor, cover: Tensor) -> Tensor:
 def _divided(numerator: Tensor, denominator: Tensor) -> Tensor:
     """0 where there is nothing at all."""
     return torch.where(denominator > 0, numerator / denominator.clamp(min=torch.finfo(denominator.dtype).tiny), 0.0)
-
-
-def _smooth(curves: Tensor) -> Tensor:
-    """Each ring (K, R) with a quarter of each neighbour."""
-    padded = torch.cat([curves[:, :1], curves, curves[:, -1:]], 1)
-    return 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]

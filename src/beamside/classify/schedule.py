@@ -19,6 +19,8 @@ DOUBTFUL = 0.4
 """Share of the particles, the worst explained, that are looked for once more around their picks."""
 _SEARCH_PART, _REFINE_PART = 0.45, 0.17
 _SEARCH_SHARE, _ANNEAL_SHARE = 1 / 6, 1 / 4
+_SLOWLY, _REFINED_SLOWLY = 6, 3
+"""Times as many steps where no volume explains the particles: hot ones, and those of the full band."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,13 @@ def create_stages(band: Band, iterations: int | None) -> list[Stage]:
         band.local("anneal", _EARLY_CYCLES, 0.28, round(anneal / _ANNEAL_SHARE), WARM, _ANNEAL_SHARE),
         *_fine(band, refine),
     ]
+
+
+def slow_stages(band: Band) -> list[Stage]:
+    """As from nothing, but cooled down slowly: free classes of views that differ little find each other late."""
+    search, anneal, refine, poses = create_stages(band, None)
+    hot = [replace(stage, passes=_SLOWLY * stage.passes) for stage in (search, anneal)]
+    return [*hot, replace(refine, passes=_REFINED_SLOWLY * refine.passes), poses]
 
 
 def view_stages(band: Band, iterations: int | None) -> list[Stage]:
