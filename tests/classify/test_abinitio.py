@@ -15,6 +15,8 @@ from beamside.classify.abinitio import Composites, found_volume
 from beamside.classify.atlas import Atlas
 from beamside.classify.average import component_columns
 from beamside.classify.engine import Classifier
+from beamside.classify.options import ClassifyOptions
+from beamside.classify.schedule import Band, create_stages, slow_stages
 from beamside.optics.rotation import euler_matrix
 from tests.classify import scene
 from tests.classify.test_engine import copied
@@ -117,6 +119,22 @@ def test_a_volume_refused_twice_leaves_free_classes_as_they_were(monkeypatch: py
     scene.settle(engine)
     assert engine.survey.cells is None and "no better than free classes" in engine.survey.note
     assert engine.snapshot().coverage == 1.0
+
+
+def test_refused_classes_are_cooled_down_slowly_unless_passes_are_counted() -> None:
+    band = Band(64, 40.0, 20)
+    slow, quick = slow_stages(band), create_stages(band, None)
+    assert [stage.name for stage in slow] == [stage.name for stage in quick]
+    assert sum(stage.passes for stage in slow) > 5 * sum(stage.passes for stage in quick)
+
+    def entered(passes: int | None, **how: bool) -> list[Any]:
+        tasks = plan.free_round(ClassifyOptions(iterations=passes), band, "round 1", **how)
+        return [task.stage for task in tasks if task.kind == "stage"]
+
+    assert entered(None, again=False) == quick
+    assert entered(None, again=False, refused=True) == slow
+    assert entered(None, again=True, refused=True) == [*quick[:2], *slow]
+    assert entered(9, again=True, refused=True) == entered(9, again=False, refused=True) == create_stages(band, 9)
 
 
 @pytest.mark.usefixtures("refused_once")

@@ -202,9 +202,8 @@ class Classifier:
 
     @property
     def _free_classes(self) -> list[Task]:
-        if self.survey.refused and not self._may_search_again and self.options.iterations is None:
-            return plan.slow_round(self.band, self._name)
-        return plan.free_round(self.options, self.band, self._name, again=self._may_search_again)
+        again, refused = self._may_search_again, self.survey.refused > 0
+        return plan.free_round(self.options, self.band, self._name, again=again, refused=refused)
 
     @property
     def _proviso(self) -> str:
@@ -265,9 +264,9 @@ class Classifier:
     def _weigh(self, task: Task) -> str | None:
         if self.options.start != "volume" and self.survey.hopeless():
             self.tasks.skip_past("divide")
-            self._stay_free()
+            self.population.centres_px = self.free_px
             return f"{self._name}, no volume fits the averages: free classes go on"
-        self.tasks.replace([replace(task, maybe=False) for task in self.tasks], self._effort)
+        self.tasks.replace([replace(task, maybe=False) for task in self.tasks if task.maybe], self._effort)
         return f"{self._name}, a volume may fit the averages: it is refined"
 
     def _divide(self, task: Task) -> str | None:
@@ -277,7 +276,8 @@ class Classifier:
             if first:
                 self.tasks.replace(plan.held_tasks(self.band, self._name), self._effort)
         elif free:
-            self._stay_free()
+            self.population.centres_px = self.free_px
+            self.tasks.replace(plan.last_resort(self.options, self.band, self._name), self._effort)
         else:
             self.tasks.replace(self._free_classes, self._effort)
             if self._may_search_again:
@@ -285,12 +285,6 @@ class Classifier:
                 return f"{self._name}, no volume fits: free classes, then a volume of their averages"
             return f"{self._name}, no volume fits: free classes"
         return None
-
-    def _stay_free(self) -> None:
-        """Every volume was refused: back to the centres of the free classes, which are sought once more, slowly."""
-        self.population.centres_px = self.free_px
-        if self.options.iterations is None:
-            self.tasks.replace(plan.slow_round(self.band, self._name), self._effort)
 
     @property
     def _name(self) -> str:

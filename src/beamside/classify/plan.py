@@ -114,18 +114,26 @@ def survey_round(options: ClassifyOptions, band: Band, name: str, particles: int
     return [*begun, *view_tasks(fine, name), *held_tasks(band, name)]
 
 
-def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool) -> list[Task]:
-    """A first round of free classes, or of given ones; `again`: a volume is looked for from their averages."""
+def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool, refused: bool = False) -> list[Task]:
+    """A first round of free classes, or of given ones; `again`: a volume is looked for from their averages.
+
+    Counted is what is done if that one is refused as others were.
+    """
     if options.mode == "update":
         return stage_tasks(update_stages(band, options.iterations), name)
-    search, anneal, *fine = create_stages(band, options.iterations)
-    second = second_search(band, name) if again else []
-    return [*stage_tasks([search, anneal], name), *second, *stage_tasks(fine, name)]
+    stages = create_stages(band, options.iterations)
+    if again:
+        return [*stage_tasks(stages[:2], name), *second_search(band, name), *last_resort(options, band, name)]
+    return stage_tasks(slow_stages(band) if refused and options.iterations is None else stages, name)
 
 
-def slow_round(band: Band, name: str) -> list[Task]:
-    """Free classes once every volume was refused."""
-    return stage_tasks(slow_stages(band), name)
+def last_resort(options: ClassifyOptions, band: Band, name: str) -> list[Task]:
+    """How free classes go on once a volume of their averages is refused: heated and cooled down again, slowly.
+
+    With a number of passes to keep to they are refined and no more.
+    """
+    slowly = options.iterations is None
+    return stage_tasks(slow_stages(band) if slowly else create_stages(band, options.iterations)[2:], name)
 
 
 def later_round(band: Band, name: str, *, held: bool) -> list[Task]:
