@@ -34,7 +34,7 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
         "recorded_y_m": engine.store.position_m[:, 0].copy(),
         "recorded_x_m": engine.store.position_m[:, 1].copy(),
         "counts": engine.store.total.copy(),
-        "used": engine.store.usable.astype(np.int64),
+        "used": np.isin(np.arange(len(engine.store)), active).astype(np.int64),
     }
     notes = {
         "pixel_size_m": [optics.pixel_m, optics.pixel_m],
