@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
 _ITERATIONS = 10
-"""On the reference scans the first 200 frames then have an error of .04 to .05, in a third of a CPU-second."""
+"""On the reference scans the first 200 frames then have an error of .04 (empty: .16), for half a CPU-second."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,18 @@ def frames_of(engine: Ptychography, most: int = TRIAL_FRAMES) -> Frames:
 def draw(engine: Ptychography) -> Sketch | None:
     """Object and probe from the probe that the engine has; None, and an empty canvas, where they come to nothing."""
     options, shop = engine.options, engine.shop
-    frames = frames_of(engine)
+    frames, noise = frames_of(engine), engine.likelihood
+    smooth = smoothness(options, engine.store, shop, frames)
+    count = min(_ITERATIONS, options.max_iterations or _ITERATIONS)
     with shop.working():
-        for number in range(_ITERATIONS):
+        for number in range(count):
             learns = number >= max(1, options.probe_start)
-            smooth = smoothness(options, engine.store, shop, frames)
-            engine.solver.iterate(
-                shop, Pass(frames, number, options.seed, engine.likelihood, probe=learns, smooth=smooth)
-            )
+            engine.solver.iterate(shop, Pass(frames, number, options.seed, noise, probe=learns, smooth=smooth))
     if not (np.isfinite(engine.canvas.object).all() and np.isfinite(shop.probe).all()):
         wipe(engine)
         return None
     engine.limit()
-    return Sketch(_ITERATIONS, len(frames))
+    return Sketch(count, len(frames))
 
 
 def wipe(engine: Ptychography) -> None:
