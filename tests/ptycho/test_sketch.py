@@ -15,6 +15,7 @@ from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.options import PtychoOptions
 from beamside.ptycho.rehearsal import rehearse
 from beamside.ptycho.solvers.accelerated import Accelerated
+from beamside.ptycho.torch_workshop import TorchWorkshop
 from beamside.run.loop import run as run_loop
 from beamside.run.session import new_run
 from beamside.run.start import Fresh
@@ -48,9 +49,16 @@ def test_the_first_step_gives_an_object_of_the_first_frames(cold: bool) -> None:
     assert scene.error(made, shown.arrays["object"], shown.notes["offset_px"], seen) < 0.5 * empty
 
 
-@pytest.mark.parametrize("changed", [{}, {"solver": "raar"}, {"modes": 2}], ids=str)
-def test_it_is_forgotten_to_the_bit(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that has shown one ends as one that has not, and resumed from it shows it again."""
+@pytest.mark.parametrize(
+    ("changed", "on_tensors"), [({}, False), ({}, True), ({"solver": "raar"}, False), ({"modes": 2}, False)], ids=str
+)
+def test_it_is_forgotten_to_the_bit(changed: dict[str, Any], on_tensors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has shown one ends as one that has not, and resumed from it shows it again; on a GPU's sums too."""
+    if on_tensors:
+        monkeypatch.setattr(
+            "beamside.ptycho.engine._workshop",
+            lambda _, store, canvas, detector, lanes: TorchWorkshop(store, canvas, detector, "cpu"),
+        )
     made = scene.scan(100)
     chosen = scene.options(made, **changed)
     parts = [scene.batch(made, part) for part in np.array_split(np.arange(100), 2)]
