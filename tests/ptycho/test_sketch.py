@@ -24,6 +24,7 @@ from beamside.simulate.scan import Scan
 from tests.gauntlet.ptycho_drive import Pieces
 from tests.ptycho import scene
 from tests.ptycho.test_engine import copied
+from tests.ptycho.test_orientation import cure, turned
 from tests.run.toy import Listener
 
 
@@ -81,6 +82,19 @@ def test_it_is_forgotten_to_the_bit(changed: dict[str, Any], on_tensors: bool, m
         return engine
 
     assert scene.same_bits(go(sketch=True), go(sketch=False))
+
+
+def test_a_wrong_geometry_that_was_shown_is_found_all_the_same() -> None:
+    """The probe that a sketch has learnt on wrong axes is not the one that they are then compared with."""
+    made = scene.scan()
+    engine = Ptychography.fresh(scene.options(made, check_geometry=True), scene.header(made))
+    engine.ingest(scene.batch(made, np.arange(100), turned(scene.counts(made), 1)))
+    engine.step()
+    assert engine.opening.sketch is not None
+    while engine.opening.pending:
+        engine.step()
+    (said,) = [found for guard in engine.guards if guard.name == "geometry.parity" and (found := guard.check(engine))]
+    assert said.values["best"] == cure(1)
 
 
 @pytest.mark.parametrize("frames", [100, 10])
