@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from beamside.errors import GuardStop, InputError, RunDirectoryError
 from beamside.run.encode import unpack
-from beamside.run.engine import BatchPolicy, Header
+from beamside.run.engine import BatchPolicy, Header, Progress
 from beamside.run.guard import Finding, Severity, Verdict
 from beamside.run.ledger import BatchRow, Ledger, Request
 from beamside.run.report import Activity, Ending
@@ -148,6 +148,39 @@ def test_publish_in_the_middle_of_a_round(tmp_path: Path) -> None:
 
     toy_run(folder, ToySource([records(7)]), reporter=Asking())
     assert [path.name for path in sorted((folder / "snapshots").iterdir())][:2] == ["000002", "000005"]
+
+
+@pytest.mark.parametrize("open_end", [True, False])
+def test_while_items_come_snapshots_come_early(open_end: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first with the first thing to show, the next after 1, 2, 4, 8 seconds, then as often as was asked."""
+    folder, clock = tmp_path / "run", FakeClock()
+    clock.at = [(70.0, lambda: ask(folder, Request.STOP))]
+    step = ToyEngine.step
+
+    def slow(engine: ToyEngine) -> Progress:
+        clock.sleep(1.0)
+        return replace(step(engine), shows=engine.steps >= 3)
+
+    monkeypatch.setattr(ToyEngine, "step", slow)
+    more = {"clock": clock, "sleep": clock.sleep, "publish_every_s": 10.0, "poll_s": 1.0}
+    toy_run(folder, ToySource([records(7)], open_end), ToyOptions(round_steps=60), **more)
+    found = [int(path.name) for path in sorted((folder / "snapshots").iterdir())]
+    assert found[:6] == ([3, 4, 5, 7, 11, 19] if open_end else [10, 20, 30, 40, 50, 60])
+
+
+def test_a_snapshot_that_was_asked_for_waits_for_something_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "run", ToyEngine.step
+
+    def empty(engine: ToyEngine) -> Progress:
+        if engine.steps == 0:
+            ask(folder, Request.PUBLISH)
+        return replace(step(engine), shows=engine.steps >= 3)
+
+    monkeypatch.setattr(ToyEngine, "step", empty)
+    toy_run(folder, ToySource([records(7)]))
+    assert [path.name for path in sorted((folder / "snapshots").iterdir())][:2] == ["000003", "000005"]
 
 
 def test_closed_without_items(tmp_path: Path) -> None:

@@ -214,6 +214,16 @@ def test_no_position_of_a_real_pattern_is_absurd(pattern: str, count: int) -> No
     assert not absurd(second, np.concatenate([row, second]), 128.0).any()
 
 
+@pytest.mark.parametrize("count", [16, 17, 20, 21, 60])
+def test_one_absurd_position_among_few_is_told(count: int) -> None:
+    """However far away: of the first frames of a live scan it is one in sixteen."""
+    from beamside.sources.positions import absurd
+
+    places = np.random.default_rng(count).uniform(0, 50, (count, 2))
+    places[7] = (1e6, 20)
+    assert np.flatnonzero(absurd(places, places, 128.0)).tolist() == [7]
+
+
 def test_missing_positions_and_missing_frames_are_told(tmp_path: Path, opened: Any) -> None:
     short = opened(
         made.write_cxi(tmp_path / "a.cxi", **{"entry_1/sample_1/geometry_1/translation": np.eye(25, 3) * 1e-6})

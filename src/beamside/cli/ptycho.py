@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELP = "the complex object and the probe of a ptychographic scan, from a file or live"
 CHECK = "check-geometry"
 _SCHEME, _SERVERS = "tcp://", ("http://", "https://")
-_POLL_S = 0.2
+_POLL_S = 0.1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +105,13 @@ def _go(start: Any, held: Any, values: dict[str, Any], header: Header | None, ru
     from beamside.cli.progress import TerminalProgress
     from beamside.run import loop
 
-    source = _live_source(values, run_dir) if _is_live(values) else source_of(values, header)
+    if _is_live(values):
+        from beamside.ptycho.rehearsal import rehearse
+
+        rehearse(start.options)
+        source = _live_source(values, run_dir)
+    else:
+        source = source_of(values, header)
     reporter = TerminalProgress(quiet=values["quiet"], unit="frames")
     try:
         outcome = loop.run(

@@ -73,7 +73,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--idle-close", type=duration_s, metavar="TIME", help="live: close after this long without frames (30s)")
     add("--iterations-after-close", type=int, default=30, metavar="N", help="closing iterations (30)")
     add("--max-iterations", type=int, metavar="N", help="safety cap on all iterations (none)")
-    add("--publish-every", type=duration_s, default=10.0, metavar="TIME", help="time between snapshots (10s)")
+    add("--publish-every", type=duration_s, default=10.0, metavar="TIME", help="longest time between snapshots (10s)")
     add("--first-frames", type=int, default=200, metavar="N", help="frames before the first iteration (200)")
     add("--capacity", type=_capacity, default=None, metavar="N", help="frames held in memory (auto: half of it)")
     add("--noise", choices=("auto", "poisson", "gaussian"), default="auto", help="noise of the counts (auto)")

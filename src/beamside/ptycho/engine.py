@@ -41,6 +41,8 @@ worked on. What the first frames alone have agreed on takes the longer to undo: 
 2 to 9 % worse than all at once; after twenty, none of those tried."""
 SETTLED = 60
 """Iterations without a new frame after which an open run waits."""
+_SHOWN_FROM = 3
+"""Iterations after which an object is no worse to look at than the sketch of the first frames before it."""
 _REFINE_FROM = 10
 _LAST_GAIN = 0.15
 _ORTHOGONAL_EVERY = 10
@@ -132,15 +134,16 @@ class Ptychography:
     def step(self) -> Progress:
         """A task of the opening, else one iteration."""
         if not self.store.usable.any():
-            return Progress("waiting for a usable frame", 0.0, round_ended=False, idle=True)
+            return Progress("waiting for a usable frame", 0.0, round_ended=False, idle=True, shows=False)
         if self.opening.pending:
             label = self.opening.advance(self)
-            return Progress(label, 0.0, round_ended=False, idle=False)
+            return Progress(label, 0.0, round_ended=False, idle=False, shows=self.opening.sketch is not None)
         if not (self.finished or self._capped()):
             self._iterate()
         return Progress(
             self._label(), self._fraction(), round_ended=self.finished or self.resting,
             idle=self.resting, finished=self.finished, ready=True, metrics=self._metrics(),
+            shows=self.iteration >= _SHOWN_FROM,
         )  # fmt: skip
 
     def snapshot(self) -> Snapshot:
@@ -226,7 +229,7 @@ class Ptychography:
         self.safety.begin(self, len(frames))
         with self.shop.working():
             misfit = self.solver.iterate(self.shop, task) / len(frames)
-        self._limit()
+        self.limit()
         if refine:
             self._move_frames(frames)
         self.iteration, self.since_arrival = self.iteration + 1, self.since_arrival + 1
@@ -235,7 +238,7 @@ class Ptychography:
             self.errors.append(misfit)
             self._tidy()
 
-    def _limit(self) -> None:
+    def limit(self) -> None:
         """Keep amplitude and phase within what the user allows."""
         obj, options = self.canvas.object, self.options
         if options.amplitude_limit is not None:

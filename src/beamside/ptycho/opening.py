@@ -1,4 +1,4 @@
-"""What happens before the first iteration: a probe, and a look at the geometry."""
+"""What happens before the first iteration: a sketch to show, a probe, and a look at the geometry."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.options import PtychoOptions, StartProbe
 from beamside.ptycho.orientation import HALF_TURN, Candidate, as_given, compare, is_its_twin
-from beamside.ptycho.probe import scaled_to, with_modes
-from beamside.ptycho.start import Refocus, Trial, cold_trial, defocused, flat_probe, pupil_probe, refocus, sweep
+from beamside.ptycho.probe import Modes, scaled_to, with_modes
+from beamside.ptycho.sketch import Sketch, draw, wipe
+from beamside.ptycho.start import (
+    Refocus,
+    Trial,
+    cold_trial,
+    defocused,
+    flat_probe,
+    glanced_defocus_m,
+    pupil_probe,
+    refocus,
+    sweep,
+)
 
 if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
@@ -36,8 +47,10 @@ class Opening:
         self.options, self.optics = options, optics
         if options.probe is not None:
             require_fit(options.probe, optics)
-        self.pending = ["probe", *(["geometry", "start"] if options.check_geometry else [])]
+        self.pending = ["sketch", "probe", *(["geometry", "start"] if options.check_geometry else [])]
         self.defocus_m = options.defocus_m
+        self.sketch: Sketch | None = None
+        """What the canvas holds until the probe has been found: an object of the first frames."""
         self.trials: list[Trial] = []
         self.focus: Focus | None = None
         """Of a cold start: whether frames left out bear it out."""
@@ -68,6 +81,11 @@ class Opening:
     def advance(self, engine: Ptychography) -> str:
         """The next task; what it was, in words."""
         task = self.pending.pop(0)
+        if task == "sketch":
+            if self._worth_a_sketch(engine):
+                self._draw_sketch(engine)
+                return "a first look at the first frames"
+            task = self.pending.pop(0)
         if task == "probe":
             self._make_probe(engine)
             return "finding a start probe"
@@ -77,26 +95,51 @@ class Opening:
         self._look_at_start(engine)
         return "looking for a better defocus of the start probe"
 
+    @staticmethod
+    def _worth_a_sketch(engine: Ptychography) -> bool:
+        """Whether more is to come than has: a scan that is all there has its own object as soon."""
+        usable = int(engine.store.usable.sum())
+        return usable >= _LEAST_FOR_GEOMETRY and (engine.expected is None or len(engine.store) < engine.expected)
+
+    def _draw_sketch(self, engine: Ptychography) -> None:
+        modes = self._known_start(engine)
+        if modes is None:
+            told = (engine.store, engine.positions_px, self.optics, engine.likelihood)
+            z = glanced_defocus_m(*told, seed=self.options.seed, lanes=engine.lanes)
+            modes = pupil_probe(engine.store.mean_pattern, self.optics, z)
+        self._set_probe(engine, modes)
+        self.sketch = draw(engine)
+
+    def _known_start(self, engine: Ptychography) -> Modes | None:
+        """Where no defocus is to be found first: the given probe, or one that follows from what is given."""
+        pattern = engine.store.mean_pattern
+        if self.options.probe is not None:
+            return self.options.probe.modes
+        if self.optics.near:
+            return flat_probe(pattern)
+        return None if self.options.defocus_m is None else pupil_probe(pattern, self.optics, self.options.defocus_m)
+
+    def _set_probe(self, engine: Ptychography, modes: Modes) -> None:
+        counts = float(engine.store.total[engine.store.usable].mean())
+        engine.shop.set_probe(scaled_to(with_modes(modes, self.options.modes or len(modes)), counts))
+
     def _make_probe(self, engine: Ptychography) -> None:
         store, options = engine.store, self.options
-        if options.probe is not None:
-            modes = options.probe.modes
-        elif self.optics.near:
-            modes = flat_probe(store.mean_pattern)
-        else:
-            if self.defocus_m is None:
-                self.trials = sweep(
-                    store, engine.positions_px, self.optics, engine.likelihood, seed=options.seed, lanes=engine.lanes
-                )
-                self.defocus_m = self.trials[0].defocus_m
-                if self._enough(engine):
-                    tried = [trial.defocus_m for trial in self.trials]
-                    self.focus = focus(self._told(engine), self.defocus_m, tried)
-                    self.defocus_m = self.focus.defocus_m
+        if self.sketch is not None:
+            wipe(engine)
+            self.sketch = None
+        modes = self._known_start(engine)
+        if modes is None:
+            self.trials = sweep(
+                store, engine.positions_px, self.optics, engine.likelihood, seed=options.seed, lanes=engine.lanes
+            )
+            self.defocus_m = self.trials[0].defocus_m
+            if self._enough(engine):
+                tried = [trial.defocus_m for trial in self.trials]
+                self.focus = focus(self._told(engine), self.defocus_m, tried)
+                self.defocus_m = self.focus.defocus_m
             modes = pupil_probe(store.mean_pattern, self.optics, self.defocus_m)
-        count = options.modes or len(modes)
-        counts = float(store.total[store.usable].mean())
-        engine.shop.set_probe(scaled_to(with_modes(modes, count), counts))
+        self._set_probe(engine, modes)
 
     def _look_at_geometry(self, engine: Ptychography) -> None:
         """The geometry as given; its alternatives only where it does not clearly fit."""

@@ -104,15 +104,24 @@ def cold_trial(
     store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, *, seed: int, lanes: int
 ) -> Trial:
     """The best of a hurried sweep, with a misfit to be compared with that of `refocus`."""
-    look, glance = (trial_frames(positions_px, store.usable, most) for most in (LOOK_FRAMES, GLANCE_FRAMES))
-    pattern = store.mean_pattern
+    best = glanced_defocus_m(store, positions_px, optics, noise, seed=seed, lanes=lanes)
+    probe, frames = pupil_probe(store.mean_pattern, optics, best), trial_frames(positions_px, store.usable, LOOK_FRAMES)
+    return Trial(
+        best, short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, LOOK_ITERATIONS)[1]
+    )
 
-    def misfit(defocus_m: float, frames: Frames, iterations: int) -> float:
+
+def glanced_defocus_m(
+    store: FrameStore, positions_px: NDArray[np.float64], optics: Optics, noise: Likelihood, *, seed: int, lanes: int
+) -> float:
+    """The best of a hurried sweep."""
+    frames, pattern = trial_frames(positions_px, store.usable, GLANCE_FRAMES), store.mean_pattern
+
+    def misfit(defocus_m: float) -> float:
         probe = pupil_probe(pattern, optics, defocus_m)
-        return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, iterations)[1]
+        return short_run(store, positions_px, frames, probe, optics.detector, noise, seed, lanes, GLANCE_ITERATIONS)[1]
 
-    best = min(defocus_ladder_m(pattern, optics), key=lambda z: misfit(z, glance, GLANCE_ITERATIONS))
-    return Trial(best, misfit(best, look, LOOK_ITERATIONS))
+    return min(defocus_ladder_m(pattern, optics), key=misfit)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from beamside.ptycho.foresight import Focus
 from beamside.ptycho.orientation import Candidate
+from beamside.ptycho.sketch import Sketch
 from beamside.ptycho.start import Refocus, Trial
 from beamside.run.engine import Batch, State
 
@@ -42,6 +43,7 @@ def state_of(engine: Ptychography) -> State:
         "safety": safety.values(),
         "pending": list(opening.pending),
         "defocus_m": opening.defocus_m,
+        "sketch": None if opening.sketch is None else dataclasses.astuple(opening.sketch),
         "trials": [[t.defocus_m, t.misfit] for t in opening.trials],
         "refocus": None if opening.refocus is None else dataclasses.astuple(opening.refocus),
         "cold": None if opening.cold is None else dataclasses.astuple(opening.cold),
@@ -73,6 +75,7 @@ def restore(engine: Ptychography, state: State, batches: Sequence[Batch]) -> Non
     opening = engine.opening
     opening.pending, opening.defocus_m = list(values["pending"]), values["defocus_m"]
     opening.trials = [Trial(z, m) for z, m in values["trials"]]
+    opening.sketch = Sketch(*values["sketch"]) if values.get("sketch") else None
     # Runs begun before a start probe was looked at have none of the two.
     opening.refocus = Refocus(*values["refocus"]) if values.get("refocus") else None
     opening.cold = Trial(*values["cold"]) if values.get("cold") else None

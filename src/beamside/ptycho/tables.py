@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamside.ptycho.noise import lit_pixels
+from beamside.ptycho.sketch import frames_of
 from beamside.run.engine import Snapshot
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ LEAST_ITERATIONS, LEAST_FRAMES = 10, 20
 
 def snapshot_of(engine: Ptychography) -> Snapshot:
     """Object, probe, coverage, positions and error curve; pixel frames as `canvas.Canvas` has them."""
-    active, optics = engine.active, engine.optics
+    sketch, optics = engine.opening.sketch, engine.optics
+    active = engine.active if sketch is None else frames_of(engine, sketch.frames)
     arrays = {
         "object": engine.canvas.object.copy(),
         "probe": engine.shop.probe.copy(),
@@ -32,7 +34,7 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
         "recorded_y_m": engine.store.position_m[:, 0].copy(),
         "recorded_x_m": engine.store.position_m[:, 1].copy(),
         "counts": engine.store.total.copy(),
-        "used": engine.store.usable.astype(np.int64),
+        "used": np.isin(np.arange(len(engine.store)), active).astype(np.int64),
     }
     notes = {
         "pixel_size_m": [optics.pixel_m, optics.pixel_m],
@@ -44,7 +46,7 @@ def snapshot_of(engine: Ptychography) -> Snapshot:
         "propagation": "near" if optics.near else "far",
         "solver": engine.options.solver,
         "noise": "poisson" if engine.store.total.any() and engine.likelihood.poisson else "gaussian",
-        "iterations": engine.iteration,
+        "iterations": engine.iteration if sketch is None else sketch.iterations,
         "frames": len(active),
         "frames_expected": engine.expected,
         "bytes_per_frame": engine.store.bytes_per_frame,
@@ -86,6 +88,8 @@ def well_lit(illumination: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _provisional(engine: Ptychography) -> str:
+    if engine.opening.sketch is not None:
+        return f"a first look at {engine.opening.sketch.frames} frames, before start and geometry were looked into"
     if engine.iteration < LEAST_ITERATIONS:
         return f"only {engine.iteration} iterations so far"
     if not engine.closed and engine.expected and len(engine.active) < 0.1 * engine.expected:

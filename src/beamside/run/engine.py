@@ -89,6 +89,8 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     ready: bool = False
     """True when new items may be ingested before the next step although the round goes on."""
+    shows: bool = True
+    """False while there is nothing to look at yet: no snapshot is then made in the middle of a round."""
     proviso: str = ""
     """What may change how much there is to do, of which `fraction` knows nothing: "longer if ..."."""
 

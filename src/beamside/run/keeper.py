@@ -40,6 +40,7 @@ class Keeper:
                 self._remember(finding)
         self._metrics: list[tuple[int, str, float]] = []
         self._flushed = self._checkpointed = self._published = clock()
+        self._first_published: float | None = None
         self._snapshot: tuple[int, Snapshot] | None = None
         self.checkpoint_step = 0
         self._last_batch: Batch | None = None
@@ -64,6 +65,10 @@ class Keeper:
     def since_published_s(self) -> float:
         """Seconds since the last snapshot, or since the start."""
         return self._clock() - self._published
+
+    def since_first_published_s(self) -> float | None:
+        """Seconds since the first snapshot of this process; None before."""
+        return None if self._first_published is None else self._clock() - self._first_published
 
     def guard(self, boundary: str, engine: Engine, step: int) -> None:
         """Run the engine's guards of one boundary.
@@ -136,6 +141,8 @@ class Keeper:
         draw = None if self._pictures is None else self._draw
         path = self._store.write_snapshot(step, snapshot, self._lasting, judged, draw)
         self._snapshot, self._published = (step, snapshot), self._clock()
+        if self._first_published is None:
+            self._first_published = self._published
         self._ledger.event("published", f"snapshot {path.name}, {judged}.")
         return path
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _NAP_S = 0.25
 """Longest uninterrupted sleep, so that Ctrl-C is answered soon."""
+_SOON_S = 1.0
+"""Between the first snapshots of a run whose items are still coming."""
 _CLOSED_AT = "closed_at_step"
 
 
@@ -55,7 +57,8 @@ def run(
     poll_s: least time between two looks at the source and the inbox.
     checkpoint_every_s: longest stretch of stepping without a checkpoint; each round ends with one anyway.
     publish_every_s: longest stretch of stepping without a snapshot, for an engine whose rounds are long; None: at the
-    ends of rounds only.
+    ends of rounds only. While items come, the first one is made as soon as there is something to show, and the next
+    ones after stretches that double from a second on.
 
     Raises:
         GuardStop: a guard of severity `stop` has tripped; a dump is kept and the last good checkpoint stays.
@@ -132,6 +135,8 @@ class _Loop:
         recorded = ledger.batches()
         self.used = sum(row.n for row in recorded[: len(recorded) - len(self.replay)])
         self.progress: Progress | None = None
+        self.early = False
+        """Whether snapshots come early because somebody watches items come."""
         keeper.checkpoint_step, keeper.last_batch = self.steps, position.last_batch
 
     def run(self, interrupts: Interrupts, wait: Callable[[Report], None]) -> Outcome:
@@ -212,10 +217,21 @@ class _Loop:
         self.reporter.update(self.report(Activity.WORKING))
         self.keeper.guard("step", self.engine, self.steps)
         ended = self.round_ended or self.finished
-        if ended or (self.publish_every_s is not None and self.keeper.since_published_s() >= self.publish_every_s):
+        if ended or self.due(progress):
             self.keeper.publish(self.engine, self.steps)
         if ended or self.keeper.since_checkpoint_s() >= self.checkpoint_every_s:
             self.checkpoint()
+
+    def due(self, progress: Progress) -> bool:
+        """Whether it is time for a snapshot in the middle of a round."""
+        if self.publish_every_s is None or not progress.shows:
+            return False
+        first_s, last_s = self.keeper.since_first_published_s(), self.keeper.since_published_s()
+        if first_s is None:
+            self.early = not self.intake.closed
+            return self.early or last_s >= self.publish_every_s
+        soon_s = max(_SOON_S, first_s - last_s) if self.early else self.publish_every_s
+        return last_s >= min(soon_s, self.publish_every_s)
 
     def checkpoint(self) -> None:
         names = ("idle", "round_ended", "ready", "closed", "finished")
@@ -226,7 +242,7 @@ class _Loop:
         """Publish or dump on request, from an engine that has something to show."""
         if not self.steps:
             return
-        if self.intake.publish_asked:
+        if self.intake.publish_asked and (self.progress is None or self.progress.shows):
             self.intake.publish_asked = False
             self.reporter.say(f"Published {self.keeper.publish(self.engine, self.steps)}.")
         if self.intake.dump_asked:

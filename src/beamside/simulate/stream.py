@@ -103,7 +103,7 @@ def send(
                 sleep(early)
             (detector if on_detector else motors).send_multipart(parts)
             sent += on_detector and parts[0].startswith(b'{"htype": "dimage-1.0"')
-        say(f"{sent} frames were sent in {clock() - begun:.1f} s.")
+        say(f"{sent} frames were sent in {clock() - begun:.2f} s.")
         detector.close(linger=30_000)
         motors.close(linger=30_000)
         context.term()

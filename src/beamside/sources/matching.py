@@ -36,9 +36,15 @@ class Matcher:
     _given_m: list[NDArray[np.float64]] = field(default_factory=list)
     _apart: set[int] = field(default_factory=set)
     _bad: list[int] = field(default_factory=list)
+    _awaited: set[int] = field(default_factory=set)
+    """Frames that were set aside, for their position, before they came."""
 
     def add_frame(self, frame: int, offset: int) -> bool:
-        """A frame has come; False where its number is known already."""
+        """A frame has come; False where it is of no use, because it came before or its position is no number."""
+        if frame in self._awaited:
+            self._awaited.remove(frame)
+            self.frames_seen += 1
+            return False
         if frame in self.frames or frame in self._given or frame in self._apart:
             self.repeated_frames += 1
             return False
@@ -56,6 +62,8 @@ class Matcher:
             if not (np.isfinite(y_m) and np.isfinite(x_m)):
                 self._bad.append(frame)
                 self._apart.add(frame)
+                if frame not in self.frames:
+                    self._awaited.add(frame)
                 continue
             self.places[frame] = (y_m, x_m)
             new.append(frame)
