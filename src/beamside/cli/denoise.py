@@ -113,7 +113,12 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="for pixels, beside the network (256MB)",
     )
-    add("--init", default=None, metavar="MODEL|prior|none", help="begin with a model (prior, where there is one)")
+    add(
+        "--init",
+        default=None,
+        metavar="MODEL|prior|none",
+        help="begin with a model of this network, or quality with one of fast (prior, for these two)",
+    )
     add("--learning-rate", type=float, default=None, metavar="R", help="of AdamW after warm-up (set by --init)")
     add("--crop", type=int, default=128, metavar="PX", help="side of training crops (128)")
     add("--batch", type=int, default=8, metavar="N", help="crops of an optimiser step (8)")
@@ -281,40 +286,38 @@ def _used_s(held: Any) -> float:
 
 
 def first_model(named: str | None, network: str) -> Path | None:
-    """The model that --init names; by default the shipped prior of this network, where there is one.
+    """The model that --init names; by default the shipped prior, where this network can begin with it.
 
     It is read here, so that what is wrong with it is said of this file, and before there is a run directory.
 
     Raises:
-        InputError: the model or the prior is absent.
+        InputError: the model is absent, or the prior is of no use to this network.
         FormatError: the file is damaged or no model.
-        OptionError: it is a model of another network.
+        OptionError: it is a model of a network that this one cannot begin as.
     """
     from beamside.denoise.export import find_model, read_model
+    from beamside.denoise.prior import PRIOR
+    from beamside.denoise.widen import can_begin
 
     if named == "none":
         return None
-    if named not in (None, "prior"):
-        path = find_model(Path(str(named)))
-        given = read_model(path)[0].name
-        if given != network:
-            raise OptionError(
-                f"--init {path} is a model of the network {given}, but {network} is to be trained.",
-                remedy=f"Give --network {given}, or another model.",
-            )
+    shipped = named in (None, "prior")
+    path = PRIOR if shipped else find_model(Path(str(named)))
+    given = read_model(path)[0]
+    if can_begin(given, network):
         return path
-    from beamside import denoise
-
-    path = Path(str(denoise.__file__)).parent / "priors" / f"{network}.safetensors"
-    if path.is_file():
-        return path
-    if named == "prior":
+    if named is None:
+        return None
+    if shipped:
         raise InputError(
             f"no prior of the network {network} ships with this version.",
             where="--init prior",
             remedy="Give --init none, or another network.",
         )
-    return None
+    raise OptionError(
+        f"--init {path} is a model of the network {given.name}, but {network} is to be trained.",
+        remedy=f"Give --network {given.name}, or another model.",
+    )
 
 
 def _options(args: argparse.Namespace, initial: Path | None) -> DenoiseOptions:

@@ -31,6 +31,7 @@ from beamside.denoise.networks import Network, build
 from beamside.denoise.options import DenoiseOptions
 from beamside.denoise.precision import fast_bf16
 from beamside.denoise.training import Trainer
+from beamside.denoise.widen import begin_as, factor
 from beamside.errors import InputError, OptionError
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
 from beamside.run.guard import Guard
@@ -137,12 +138,12 @@ class Denoiser:
         torch.set_rng_state(generator_state)
         if options.initial is not None:
             given, _ = unpack_model(options.initial, where="--init")
-            if given.name != network.name:
+            if not factor(given, network):
                 raise OptionError(
                     f"--init is a model of the network {given.name}, but {network.name} is to be trained.",
                     remedy=f"Give --network {given.name}, or another model.",
                 )
-            network.load_state_dict(given.state_dict())
+            begin_as(network, given, torch.Generator().manual_seed(options.seed))
         bf16 = fast_bf16(self.device)
         made = Trainer(
             network, self.device, rate=options.learning_rate, warm_up=options.warm_up_steps, total=options.steps,
