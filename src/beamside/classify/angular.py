@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from beamside.classify.polar import Rings, bessel_table, largest_argument, supported, transform_matrix
+from beamside.classify.polar import Rings, bessel, bessel_table, largest_argument, supported
 from beamside.optics.fourier import resample
 
 _ORDERS = 24
@@ -22,6 +22,8 @@ _MARGIN = 4
 """Rings below the finest of the box, so that the images may be cropped."""
 _SEEN = 2.0
 """Times the least signal-to-noise ratio that is ever assumed, up to which a ring shows anything at all."""
+_WIDER = 1.25
+"""Times the radius of the mask: its soft edge lies within."""
 _TINY = 1e-30
 
 
@@ -39,10 +41,10 @@ def damped(images: Tensor, halves: Tensor, ssnr: Tensor, share: Tensor, radius_p
         return images
     whole = Rings.for_object(box_px, 1, last, radius_px)
     rings = Rings(box_px, 1, last, min(_ORDERS, whole.orders))
-    circle = _Circle(rings)
-    even, odd, found = (circle.coefficients(part) for part in (*halves, images))
+    disc = _Disc(rings, radius_px)
+    even, odd, found = disc.coefficients(torch.stack([*halves, images]))
     factors = gains(even, odd, share.float(), ssnr[:, 1 : last + 1].float(), supported(rings, radius_px))
-    return images + circle.images((factors - 1) * found).to(images.dtype)
+    return images + disc.images((factors - 1) * found).to(images.dtype)
 
 
 def gains(even: Tensor, odd: Tensor, share: Tensor, ssnr: Tensor, support: Tensor) -> Tensor:
@@ -69,28 +71,47 @@ def gains(even: Tensor, odd: Tensor, share: Tensor, ssnr: Tensor, support: Tenso
     return torch.where(inside > 0, factors, 1.0)
 
 
-class _Circle:
-    """Images as coefficients on rings and back, one order at a time: all matrices at once would fill the memory."""
+class _Disc:
+    """Images as coefficients on rings and back, one order at a time: all matrices at once would fill the memory.
 
-    def __init__(self, rings: Rings) -> None:
+    As `polar.transform_matrix`, on the pixels of a disc that the mask leaves, and without its constant factors (-i)^m.
+    """
+
+    def __init__(self, rings: Rings, radius_px: float) -> None:
         self.rings, self._table = rings, bessel_table(rings.orders, largest_argument(rings))
+        side = rings.cropped_px
+        axis = torch.arange(side) - side // 2
+        squared = (axis[:, None] ** 2 + axis**2).flatten()
+        inside = squared <= (_WIDER * radius_px * side / rings.box_px + 2) ** 2
+        self._pixels = inside.nonzero()[:, 0]
+        distinct, self._of_pixel = torch.unique(squared[self._pixels], return_inverse=True)
+        self._argument = 2 * math.pi / side * rings.radii.double()[:, None] * distinct.double().sqrt()
+        self._phi = torch.atan2(axis[self._pixels // side].float(), axis[self._pixels % side].float())
 
     def coefficients(self, images: Tensor) -> Tensor:
-        """(K, M, R) of images (K, n, n)."""
-        pixels = resample(images, self.rings.cropped_px).flatten(1).to(torch.complex64)
-        return torch.stack([pixels @ self._matrix(m).T for m in range(self.rings.orders)], 1)
+        """(..., M, R) complex64 of images (..., n, n)."""
+        small = resample(images.flatten(0, -3), self.rings.cropped_px)
+        pixels = small.flatten(1)[:, self._pixels].float()
+        rows = [torch.complex(*(pixels @ part.T for part in self._matrix(m))) for m in range(self.rings.orders)]
+        return torch.stack(rows, 1).view(*images.shape[:-2], self.rings.orders, -1)
 
     def images(self, coefficients: Tensor) -> Tensor:
-        """(K, n, n): the inverse, on these rings and orders: an integral over the rings' areas."""
-        side, box_px = self.rings.cropped_px, self.rings.box_px
+        """(K, n, n) of (K, M, R): the inverse, on these rings and orders: an integral over the rings' areas."""
+        side = self.rings.cropped_px
         area = 2 * math.pi * self.rings.radii / side**2
-        total = torch.zeros(len(coefficients), side * side)
+        total = torch.zeros(len(coefficients), len(self._pixels))
         for m, twice in enumerate(self.rings.multiplicity.tolist()):
-            total += twice * ((coefficients[:, m] * area) @ self._matrix(m).conj()).real
-        return resample(total.view(-1, side, side), box_px)
+            cosine, sine = self._matrix(m)
+            here = twice * coefficients[:, m] * area
+            total += here.real @ cosine + here.imag @ sine
+        flat = torch.zeros(len(coefficients), side * side)
+        flat[:, self._pixels] = total
+        return resample(flat.view(-1, side, side), self.rings.box_px)
 
-    def _matrix(self, order: int) -> Tensor:
-        return transform_matrix(self.rings, order, self._table)
+    def _matrix(self, order: int) -> tuple[Tensor, Tensor]:
+        """(R, P) each: J_m times the real and the imaginary part of exp(-i m phi)."""
+        radial = bessel(*self._table, order, self._argument).float()[:, self._of_pixel]
+        return radial * torch.cos(order * self._phi), radial * -torch.sin(order * self._phi)
 
 
 def smooth(curves: Tensor) -> Tensor:
