@@ -121,20 +121,26 @@ def test_a_volume_refused_twice_leaves_free_classes_as_they_were(monkeypatch: py
     assert engine.snapshot().coverage == 1.0
 
 
-def test_refused_classes_are_cooled_down_slowly_unless_passes_are_counted() -> None:
+def test_refused_classes_are_cooled_down_slowly_unless_passes_are_counted_or_particles_many() -> None:
     band = Band(64, 40.0, 20)
-    slow, quick = slow_stages(band), create_stages(band, None)
+    slow, quick = slow_stages(band, COUNT), create_stages(band, None)
     assert [stage.name for stage in slow] == [stage.name for stage in quick]
     assert sum(stage.passes for stage in slow) > 5 * sum(stage.passes for stage in quick)
+    assert slow_stages(band, 100_000) == quick
 
-    def entered(passes: int | None, **how: bool) -> list[Any]:
-        tasks = plan.free_round(ClassifyOptions(iterations=passes), band, "round 1", **how)
+    def entered(passes: int | None, *, again: bool, refused: bool) -> list[Any]:
+        chosen = ClassifyOptions(iterations=passes)
+        return stages_of(plan.free_round(chosen, band, "round 1", COUNT, again=again, refused=refused))
+
+    def stages_of(tasks: list[plan.Task]) -> list[Any]:
         return [task.stage for task in tasks if task.kind == "stage"]
 
-    assert entered(None, again=False) == quick
+    assert entered(None, again=False, refused=False) == quick
     assert entered(None, again=False, refused=True) == slow
     assert entered(None, again=True, refused=True) == [*quick[:2], *slow]
     assert entered(9, again=True, refused=True) == entered(9, again=False, refused=True) == create_stages(band, 9)
+    closing = plan.closing_round(ClassifyOptions(), band, COUNT, held=False, refused=True)
+    assert stages_of(closing) == slow[1:]
 
 
 @pytest.mark.usefixtures("refused_once")

@@ -17,10 +17,10 @@ BAND = Band(64, 48.0, 20)
 SCALE = Scale(5000, 50, 2000, 64, 48.0)
 ROUNDS = {
     "volume": plan.survey_round(ClassifyOptions(), BAND, "round 1", 5000),
-    "free": plan.free_round(ClassifyOptions(), BAND, "round 1", again=False),
-    "free, then a second search": plan.free_round(ClassifyOptions(), BAND, "round 1", again=True),
+    "free": plan.free_round(ClassifyOptions(), BAND, "round 1", 5000, again=False),
+    "free, then a second search": plan.free_round(ClassifyOptions(), BAND, "round 1", 5000, again=True),
     "later": plan.later_round(BAND, "round 2", held=True),
-    "closing": plan.closing_round(ClassifyOptions(), BAND, held=False),
+    "closing": plan.closing_round(ClassifyOptions(), BAND, 5000, held=False),
 }
 
 

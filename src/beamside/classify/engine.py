@@ -138,8 +138,9 @@ class Classifier:
                 f"{len(self.population.rows) or 'no'} usable particle has come; classes cannot be made of that.",
                 remedy="Give more particles; images that were set aside are named above.",
             )
-        seen = self.covered == len(self.population.rows)
-        tasks = [] if seen else plan.closing_round(self.options, self.band, held=self._held is not None)
+        count, refused = len(self.population.rows), self.survey.refused > 0
+        closing = plan.closing_round(self.options, self.band, count, held=self._held is not None, refused=refused)
+        tasks = [] if self.covered == count else closing
         self._begin([*tasks, Task("finish", "restoring the averages at full box")])
 
     def step(self) -> Progress:
@@ -203,7 +204,8 @@ class Classifier:
     @property
     def _free_classes(self) -> list[Task]:
         again, refused = self._may_search_again, self.survey.refused > 0
-        return plan.free_round(self.options, self.band, self._name, again=again, refused=refused)
+        count = len(self.population.rows)
+        return plan.free_round(self.options, self.band, self._name, count, again=again, refused=refused)
 
     @property
     def _proviso(self) -> str:
@@ -277,7 +279,8 @@ class Classifier:
                 self.tasks.replace(plan.held_tasks(self.band, self._name), self._effort)
         elif free:
             self.population.centres_px = self.free_px
-            self.tasks.replace(plan.last_resort(self.options, self.band, self._name), self._effort)
+            count = len(self.population.rows)
+            self.tasks.replace(plan.last_resort(self.options, self.band, self._name, count), self._effort)
         else:
             self.tasks.replace(self._free_classes, self._effort)
             if self._may_search_again:

@@ -114,7 +114,9 @@ def survey_round(options: ClassifyOptions, band: Band, name: str, particles: int
     return [*begun, *view_tasks(fine, name), *held_tasks(band, name)]
 
 
-def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool, refused: bool = False) -> list[Task]:
+def free_round(
+    options: ClassifyOptions, band: Band, name: str, particles: int, *, again: bool, refused: bool = False
+) -> list[Task]:
     """A first round of free classes, or of given ones; `again`: a volume is looked for from their averages.
 
     Counted is what is done if that one is refused as others were.
@@ -123,17 +125,19 @@ def free_round(options: ClassifyOptions, band: Band, name: str, *, again: bool, 
         return stage_tasks(update_stages(band, options.iterations), name)
     stages = create_stages(band, options.iterations)
     if again:
-        return [*stage_tasks(stages[:2], name), *second_search(band, name), *last_resort(options, band, name)]
-    return stage_tasks(slow_stages(band) if refused and options.iterations is None else stages, name)
+        last = last_resort(options, band, name, particles)
+        return [*stage_tasks(stages[:2], name), *second_search(band, name), *last]
+    slowly = refused and options.iterations is None
+    return stage_tasks(slow_stages(band, particles) if slowly else stages, name)
 
 
-def last_resort(options: ClassifyOptions, band: Band, name: str) -> list[Task]:
+def last_resort(options: ClassifyOptions, band: Band, name: str, particles: int) -> list[Task]:
     """How free classes go on once a volume of their averages is refused: heated and cooled down again, slowly.
 
     With a number of passes to keep to they are refined and no more.
     """
     slowly = options.iterations is None
-    return stage_tasks(slow_stages(band) if slowly else create_stages(band, options.iterations)[2:], name)
+    return stage_tasks(slow_stages(band, particles) if slowly else create_stages(band, options.iterations)[2:], name)
 
 
 def later_round(band: Band, name: str, *, held: bool) -> list[Task]:
@@ -143,9 +147,13 @@ def later_round(band: Band, name: str, *, held: bool) -> list[Task]:
     return [*found, Task("meet", f"{name}, finding new particles"), *adding]
 
 
-def closing_round(options: ClassifyOptions, band: Band, *, held: bool) -> list[Task]:
-    """The last passes over all particles."""
+def closing_round(
+    options: ClassifyOptions, band: Band, particles: int, *, held: bool, refused: bool = False
+) -> list[Task]:
+    """The last passes over all particles; slow ones where volumes were `refused`."""
     if held:
         return [*view_tasks(closing_views(band, options.iterations), "closing"), *held_tasks(band, "closing")]
+    if refused and options.iterations is None:
+        return stage_tasks(slow_stages(band, particles)[1:], "closing")
     stages = closing_stages(band, options.iterations, anneal=options.mode == "create")
     return stage_tasks(stages, "closing")

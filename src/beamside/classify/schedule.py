@@ -21,6 +21,8 @@ _SEARCH_PART, _REFINE_PART = 0.45, 0.17
 _SEARCH_SHARE, _ANNEAL_SHARE = 1 / 6, 1 / 4
 _SLOWLY, _REFINED_SLOWLY = 6, 3
 """Times as many steps where no volume explains the particles: hot ones, and those of the full band."""
+_FEW = 5000
+"""Particles up to which it is worth while; of more a step tells more, and costs more."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,13 @@ def create_stages(band: Band, iterations: int | None) -> list[Stage]:
     ]
 
 
-def slow_stages(band: Band) -> list[Stage]:
+def slow_stages(band: Band, particles: int) -> list[Stage]:
     """As from nothing, but cooled down slowly: free classes of views that differ little find each other late."""
+    share = min(1.0, _FEW / max(1, particles))
+    slowly, refined = (max(1.0, share * times) for times in (_SLOWLY, _REFINED_SLOWLY))
     search, anneal, refine, poses = create_stages(band, None)
-    hot = [replace(stage, passes=_SLOWLY * stage.passes) for stage in (search, anneal)]
-    return [*hot, replace(refine, passes=_REFINED_SLOWLY * refine.passes), poses]
+    hot = [replace(stage, passes=round(slowly * stage.passes)) for stage in (search, anneal)]
+    return [*hot, replace(refine, passes=round(refined * refine.passes)), poses]
 
 
 def view_stages(band: Band, iterations: int | None) -> list[Stage]:
