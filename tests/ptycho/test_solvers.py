@@ -9,7 +9,7 @@ import pytest
 
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.options import StartProbe
-from beamside.ptycho.solvers.base import Pass, batches
+from beamside.ptycho.solvers.base import LAST_GAIN, Pass, batches, minibatches
 from beamside.ptycho.workshop import Likelihood
 from tests.ptycho import scene
 
@@ -147,12 +147,48 @@ def test_masked_and_saturated_pixels_cost_little() -> None:
 
 
 def test_minibatches_hold_every_frame_once() -> None:
-    frames = np.arange(1000)[::3]
+    made = scene.scan()
+    engine = Ptychography.fresh(scene.options(made), scene.header(made))
+    engine.ingest(scene.batch(made))
+    frames = np.arange(200)[::2]
     task = Pass(frames, 4, 9, Likelihood(True, 0.1))
-    parts = batches(task, 200 * 200, 64)
-    assert sorted(np.concatenate(parts).tolist()) == frames.tolist() and len(parts) > 3
+    parts = batches(task, engine.shop)
+    assert sorted(np.concatenate(parts).tolist()) == frames.tolist() and len(parts) == 3
     again, later = task.shuffled(), Pass(frames, 5, 9, Likelihood(True, 0.1)).shuffled()
     assert np.array_equal(again, task.shuffled()) and not np.array_equal(again, later)
+
+
+def test_room_to_spare_on_the_canvas_changes_nothing() -> None:
+    """A canvas that has grown is larger than one of frames that were all there; the minibatches are the same."""
+    made = scene.scan(120, step_px=12)
+    tight, roomy = (Ptychography.fresh(scene.options(made), scene.header(made)) for _ in range(2))
+    place = made.recorded_px
+    roomy.canvas.cover(np.stack([place.min(0) - 70, place.max(0) + 90]), scene.N)
+    for engine in (tight, roomy):
+        engine.ingest(scene.batch(made))
+        for _ in range(6):
+            engine.step()
+    assert tight.iteration == roomy.iteration > 3 and tight.canvas.shape < roomy.canvas.shape
+    row, col = tight.canvas.origin - roomy.canvas.origin
+    height, width = tight.canvas.shape
+    assert np.array_equal(roomy.canvas.object[row : row + height, col : col + width], tight.canvas.object)
+    assert np.array_equal(roomy.shop.probe, tight.shop.probe)
+
+
+@pytest.mark.parametrize("name", ["auto", "lsqml"])
+def test_the_last_gain_falls_as_minibatches_grow_in_number(name: str) -> None:
+    """What they leave of their noise is that of the same share of a scan, be it small or large."""
+    made = scene.scan(60)
+    engine = Ptychography.fresh(scene.options(made, solver=name), scene.header(made))
+    engine.ingest(scene.batch(made))
+    shop, solver = engine.shop, engine.solver
+    assert solver.last_gain(shop, np.arange(60)) == LAST_GAIN
+    for frames in (1000, 2500, 4000):
+        shop.corners = np.random.default_rng(0).integers(0, int(3 * frames**0.5), (frames, 2)).astype(np.int32)
+        every = np.arange(frames)
+        parts = minibatches(shop, every)
+        assert parts == frames / 100
+        assert solver.last_gain(shop, every) * parts == pytest.approx(10 * LAST_GAIN)
 
 
 def blurred(photons: float = 1e5) -> scene.Scan:

@@ -44,7 +44,6 @@ SETTLED = 60
 _SHOWN_FROM = 3
 """Iterations after which an object is no worse to look at than the sketch of the first frames before it."""
 _REFINE_FROM = 10
-_LAST_GAIN = 0.15
 _ORTHOGONAL_EVERY = 10
 _DRIFT_PX = 3.0
 _BLOCK_PX, _LEAST_BLOCKS = 8, 8
@@ -220,9 +219,8 @@ class Ptychography:
         closing = self._in_closing()
         frames = self.active
         refine = self.options.refine_positions and self.iteration >= _REFINE_FROM
-        gain = _LAST_GAIN ** (self.closing / max(1, self.options.iterations_after_close - 1)) if closing else 1.0
         task = Pass(
-            frames, self.iteration, self.options.seed, self.likelihood, gain * self.safety.caution,
+            frames, self.iteration, self.options.seed, self.likelihood, self._gain(frames) * self.safety.caution,
             caution=self.safety.caution, probe=self.iteration >= self.options.probe_start, displacement=refine,
             smooth=smoothness(self.options, self.store, self.shop, frames),
         )  # fmt: skip
@@ -237,6 +235,13 @@ class Ptychography:
         if self.safety.judge(self, misfit, len(frames)):
             self.errors.append(misfit)
             self._tidy()
+
+    def _gain(self, frames: Frames) -> float:
+        """1 until the closing iterations, in which it falls."""
+        if not self._in_closing():
+            return 1.0
+        last = self.solver.last_gain(self.shop, frames)
+        return float(last ** (self.closing / max(1, self.options.iterations_after_close - 1)))
 
     def limit(self) -> None:
         """Keep amplitude and phase within what the user allows."""

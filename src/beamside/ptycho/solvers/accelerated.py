@@ -8,8 +8,8 @@ iterations, which takes the minibatches' own noise out of the result.
 
 from __future__ import annotations
 
-from beamside.ptycho.solvers.base import Pass, Solver, batches
-from beamside.ptycho.workshop import Workshop
+from beamside.ptycho.solvers.base import Pass, Solver, batches, cooled, minibatches
+from beamside.ptycho.workshop import Frames, Workshop
 
 _STEP, _MOMENTUM, _DAMPING = 0.4, 0.8, 0.02
 _PROBE_STEP, _PROBE_MOMENTUM = 0.7, 0.85
@@ -22,9 +22,8 @@ class Accelerated(Solver):
 
     def iterate(self, shop: Workshop, task: Pass) -> float:
         """One pass over all frames, in random minibatches."""
-        height, width = shop.canvas.shape
         misfit, seen, enough = 0.0, 0, min(_PROBE_FRAMES, len(task.frames) // _PROBE_SHARE)
-        for part in batches(task, height * width, shop.size):
+        for part in batches(task, shop):
             seen += len(part)
             misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement)
             shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth)
@@ -34,3 +33,7 @@ class Accelerated(Solver):
         if task.probe and seen:
             shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / max(1, enough)), _PROBE_MOMENTUM)
         return misfit
+
+    def last_gain(self, shop: Workshop, frames: Frames) -> float:
+        """Smaller where an iteration has more minibatches."""
+        return cooled(minibatches(shop, frames))

@@ -11,6 +11,10 @@ import numpy as np
 from beamside.ptycho.workshop import Frames, Likelihood, Workshop
 from beamside.run.engine import Array
 
+LAST_GAIN = 0.15
+"""Gain of the last closing iteration, where a pass has no more than a few minibatches."""
+_FEW = 10
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -46,6 +50,10 @@ class Solver(ABC):
     def iterate(self, shop: Workshop, task: Pass) -> float:
         """One iteration; the misfit summed over the frames, as it was when each of them was visited."""
 
+    def last_gain(self, shop: Workshop, frames: Frames) -> float:
+        """Gain of the last closing iteration."""
+        return LAST_GAIN
+
     def state(self) -> Mapping[str, Array]:
         """Arrays to go on from, bit for bit; none for a method without memory."""
         return {}
@@ -57,13 +65,29 @@ class Solver(ABC):
         """Forget momentum and directions, because object and probe were put back."""
 
 
-def batches(task: Pass, canvas_pixels: int, size: int, *, most: int = 100, least: int = 32) -> list[Frames]:
-    """The shuffled frames in minibatches of n/10 frames, `least` to `most`.
+def minibatches(shop: Workshop, frames: Frames, *, most: int = 100, least: int = 32) -> int:
+    """How many minibatches an iteration has: of n/10 frames, `least` to `most`.
 
-    An update costs time with the canvas; on a large canvas batches grow so that it stays a tenth of the frames' own.
+    An update costs time with the canvas; on a large one batches grow so that it stays a tenth of the frames' own. What
+    counts is the area that the frames reach, not the canvas: that grows in strides, by an order of arrival.
     """
-    n = len(task.frames)
-    wanted = max(min(max(n // 10, least), most), int(canvas_pixels / 3000 * (128 / size) ** 2))
-    parts = max(1, round(n / wanted))
+    n = len(frames)
+    height, width = (int(v) for v in np.ptp(shop.corners[frames], axis=0) + shop.size)
+    wanted = max(min(max(n // 10, least), most), int(height * width / 3000 * (128 / shop.size) ** 2))
+    return max(1, round(n / wanted))
+
+
+def batches(task: Pass, shop: Workshop) -> list[Frames]:
+    """The shuffled frames in minibatches."""
+    parts = minibatches(shop, task.frames)
     order = task.shuffled()
     return [order[k::parts] for k in range(parts)]
+
+
+def cooled(parts: int) -> float:
+    """Gain of the last closing iteration for iterations of `parts` minibatches.
+
+    The noise that minibatches leave is that of as many of the last ones as the gain goes into 1. It is to be that of as
+    large a share of the scan, however large the scan.
+    """
+    return LAST_GAIN * min(1.0, _FEW / parts)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamside.ptycho.directions import directions, step_lengths
-from beamside.ptycho.solvers.base import Pass, Solver, batches
-from beamside.ptycho.workshop import Kept, Workshop
+from beamside.ptycho.solvers.base import Pass, Solver, batches, cooled, minibatches
+from beamside.ptycho.workshop import Frames, Kept, Workshop
 
 _DAMPING = 0.1
 _SHARE = 0.9
@@ -23,9 +23,8 @@ class LeastSquares(Solver):
 
     def iterate(self, shop: Workshop, task: Pass) -> float:
         """One pass over all frames, in random minibatches."""
-        height, width = shop.canvas.shape
         misfit = 0.0
-        for part in batches(task, height * width, shop.size):
+        for part in batches(task, shop):
             kept: Kept = {}
             misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement, kept=kept)
             d_obj, d_probe = directions(shop, _DAMPING, task.smooth, probe=task.probe)
@@ -35,6 +34,10 @@ class LeastSquares(Solver):
                 shop.set_probe(shop.probe + np.float32(_SHARE * task.gain * steps[1]) * d_probe)
             shop.clear()
         return misfit
+
+    def last_gain(self, shop: Workshop, frames: Frames) -> float:
+        """Smaller where an iteration has more minibatches."""
+        return cooled(minibatches(shop, frames))
 
 
 def _solve(normal: NDArray[np.float64], *, probe: bool) -> tuple[float, float]:
