@@ -57,6 +57,35 @@ def test_streamed_ends_where_all_at_once_does(seed: int) -> None:
         assert scene.run_error(made, scene.stream(made, chosen, parts, steps=4)) < 1.02 * whole, order
 
 
+def test_the_gain_of_a_large_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calm as the frames of an open run come of age, full again once it has closed, and calm at the end."""
+    monkeypatch.setattr(Accelerated, "calm", lambda *told: 0.25)
+    gains: list[float] = []
+    original = Accelerated.iterate
+
+    def iterate(self: Accelerated, shop: Workshop, task: Pass) -> float:
+        gains.append(task.gain)
+        return original(self, shop, task)
+
+    monkeypatch.setattr(Accelerated, "iterate", iterate)
+    made = scene.scan(80)
+    engine = Ptychography.fresh(scene.options(made), scene.header(made))
+    engine.ingest(scene.batch(made, np.arange(60)))
+    while engine.opening.pending:
+        engine.step()
+    gains.clear()
+    while engine.iteration < 24:
+        engine.step()
+    engine.ingest(scene.batch(made, np.arange(60, 80)))
+    engine.step()
+    engine.step()
+    engine.close()
+    scene.settle(engine)
+    assert gains[0] == 1 and gains[10] == pytest.approx(0.5) and gains[20:24] == [0.25] * 4
+    assert gains[24:26] == pytest.approx([0.25**0.9, 0.25**0.95]), "a quarter of the frames were new"
+    assert gains[26:45] == [1.0] * 19 and gains[-1] == pytest.approx(0.15 * 0.25)
+
+
 def test_a_dual_wave_is_made_when_its_frame_becomes_active() -> None:
     """Gauntlet row 23: RAAR streamed ends as RAAR at once, and no frame has a wave before it has come."""
     made = scene.scan()

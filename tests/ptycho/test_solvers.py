@@ -9,7 +9,7 @@ import pytest
 
 from beamside.ptycho.engine import Ptychography
 from beamside.ptycho.options import StartProbe
-from beamside.ptycho.solvers.base import LAST_GAIN, Pass, batches, minibatches
+from beamside.ptycho.solvers.base import Pass, batches, minibatches
 from beamside.ptycho.workshop import Likelihood
 from tests.ptycho import scene
 
@@ -176,19 +176,18 @@ def test_room_to_spare_on_the_canvas_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", "lsqml"])
-def test_the_last_gain_falls_as_minibatches_grow_in_number(name: str) -> None:
+def test_the_closing_gain_falls_the_lower_the_more_minibatches(name: str) -> None:
     """What they leave of their noise is that of the same share of a scan, be it small or large."""
     made = scene.scan(60)
     engine = Ptychography.fresh(scene.options(made, solver=name), scene.header(made))
     engine.ingest(scene.batch(made))
     shop, solver = engine.shop, engine.solver
-    assert solver.last_gain(shop, np.arange(60)) == LAST_GAIN
-    for frames in (1000, 2500, 4000):
-        shop.corners = np.random.default_rng(0).integers(0, int(3 * frames**0.5), (frames, 2)).astype(np.int32)
+    assert solver.calm(shop, np.arange(60)) == 1.0
+    for frames, parts in ((1000, 10), (4000, 20), (16000, 40)):
+        shop.corners = np.random.default_rng(0).integers(0, int(2.5 * frames**0.5), (frames, 2)).astype(np.int32)
         every = np.arange(frames)
-        parts = minibatches(shop, every)
-        assert parts == frames / 100
-        assert solver.last_gain(shop, every) * parts == pytest.approx(10 * LAST_GAIN)
+        assert minibatches(shop, every) == parts
+        assert solver.calm(shop, every) == 10 / parts
 
 
 def blurred(photons: float = 1e5) -> scene.Scan:

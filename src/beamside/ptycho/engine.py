@@ -44,6 +44,10 @@ SETTLED = 60
 _SHOWN_FROM = 3
 """Iterations after which an object is no worse to look at than the sketch of the first frames before it."""
 _REFINE_FROM = 10
+_LAST_GAIN = 0.15
+"""Of the last closing iteration, relative to a gain at which minibatches are calm (see `Solver.calm`)."""
+_GROWN_UP = 20
+"""Iterations after which a frame of an open run has learnt what a full gain teaches."""
 _ORTHOGONAL_EVERY = 10
 _DRIFT_PX = 3.0
 _BLOCK_PX, _LEAST_BLOCKS = 8, 8
@@ -71,6 +75,8 @@ class Ptychography:
         self.positions_px: NDArray[np.float64] = np.empty((0, 2))
         self.safety = Safety()
         self.iteration, self.since_arrival, self.closing = 0, 0, 0
+        self.visits = 0.0
+        """Iterations that a frame has been in, on average."""
         self.closed = self.streamed = False
         self.errors: list[float] = []
         self.recentred: list[float] = []
@@ -111,6 +117,7 @@ class Ptychography:
         self.set_aside = self.store.append(batch)
         nominal = self.store.position_m[first:] / self.optics.pixel_m
         usable = self.store.usable[first:]
+        self.visits *= len(before) / max(1, len(before) + int(usable.sum()))
         if usable.any() and self.canvas.cover(nominal[usable], self.size):
             self.safety.forget()
         self.positions_px = np.concatenate([self.positions_px, self.canvas.inside(nominal, self.size)])
@@ -231,17 +238,24 @@ class Ptychography:
         if refine:
             self._move_frames(frames)
         self.iteration, self.since_arrival = self.iteration + 1, self.since_arrival + 1
+        self.visits += 1
         self.closing += closing
         if self.safety.judge(self, misfit, len(frames)):
             self.errors.append(misfit)
             self._tidy()
 
     def _gain(self, frames: Frames) -> float:
-        """1 until the closing iterations, in which it falls."""
+        """Of an open run less as its frames come of age; 1 once it has closed, and falling in the closing iterations.
+
+        What an open run shows would else be the noisier the more has arrived. All of it is worked on with a full gain
+        once more, so what it ends with does not tell how long it was open.
+        """
+        calm = self.solver.calm(self.shop, frames)
+        if not self.closed:
+            return float(calm ** min(1.0, self.visits / _GROWN_UP))
         if not self._in_closing():
             return 1.0
-        last = self.solver.last_gain(self.shop, frames)
-        return float(last ** (self.closing / max(1, self.options.iterations_after_close - 1)))
+        return float((_LAST_GAIN * calm) ** (self.closing / max(1, self.options.iterations_after_close - 1)))
 
     def limit(self) -> None:
         """Keep amplitude and phase within what the user allows."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
 _COUNTERS = (
-    "iteration", "since_arrival", "closing", "closed", "streamed", "errors", "recentred", "regress", "unexplained",
+    "iteration", "since_arrival", "visits", "closing", "closed", "streamed", "errors", "recentred", "regress",
+    "unexplained",
 )  # fmt: skip
 
 

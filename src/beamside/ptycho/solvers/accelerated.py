@@ -8,7 +8,7 @@ iterations, which takes the minibatches' own noise out of the result.
 
 from __future__ import annotations
 
-from beamside.ptycho.solvers.base import Pass, Solver, batches, cooled, minibatches
+from beamside.ptycho.solvers.base import Pass, Solver, batches, calm_gain, minibatches
 from beamside.ptycho.workshop import Frames, Workshop
 
 _STEP, _MOMENTUM, _DAMPING = 0.4, 0.8, 0.02
@@ -34,6 +34,6 @@ class Accelerated(Solver):
             shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / max(1, enough)), _PROBE_MOMENTUM)
         return misfit
 
-    def last_gain(self, shop: Workshop, frames: Frames) -> float:
-        """Smaller where an iteration has more minibatches."""
-        return cooled(minibatches(shop, frames))
+    def calm(self, shop: Workshop, frames: Frames) -> float:
+        """Less where an iteration has more minibatches."""
+        return calm_gain(minibatches(shop, frames))

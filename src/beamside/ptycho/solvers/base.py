@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 
 from beamside.ptycho.workshop import Frames, Likelihood, Workshop
 from beamside.run.engine import Array
 
-LAST_GAIN = 0.15
-"""Gain of the last closing iteration, where a pass has no more than a few minibatches."""
 _FEW = 10
+"""Minibatches of an iteration of a scan that is not large."""
+_LEAST = 32
+"""Frames of a minibatch."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class Solver(ABC):
     def iterate(self, shop: Workshop, task: Pass) -> float:
         """One iteration; the misfit summed over the frames, as it was when each of them was visited."""
 
-    def last_gain(self, shop: Workshop, frames: Frames) -> float:
-        """Gain of the last closing iteration."""
-        return LAST_GAIN
+    def calm(self, shop: Workshop, frames: Frames) -> float:
+        """Gain at which an iteration over the frames is no noisier than one over a small scan is at 1."""
+        return 1.0
 
     def state(self) -> Mapping[str, Array]:
         """Arrays to go on from, bit for bit; none for a method without memory."""
@@ -65,15 +67,18 @@ class Solver(ABC):
         """Forget momentum and directions, because object and probe were put back."""
 
 
-def minibatches(shop: Workshop, frames: Frames, *, most: int = 100, least: int = 32) -> int:
-    """How many minibatches an iteration has: of n/10 frames, `least` to `most`.
+def minibatches(shop: Workshop, frames: Frames) -> int:
+    """How many minibatches an iteration over so many frames has, of at least 32 frames: ten up to 1,000 frames.
+
+    Beyond, as many more as the scan is broader: with ten, what is as long as a large scan would be found late; with
+    batches as few frames as a small scan's, little of a pass would overlap, and what they leave would be noise.
 
     An update costs time with the canvas; on a large one batches grow so that it stays a tenth of the frames' own. What
     counts is the area that the frames reach, not the canvas: that grows in strides, by an order of arrival.
     """
     n = len(frames)
     height, width = (int(v) for v in np.ptp(shop.corners[frames], axis=0) + shop.size)
-    wanted = max(min(max(n // 10, least), most), int(height * width / 3000 * (128 / shop.size) ** 2))
+    wanted = max(min(n // _FEW, isqrt(_FEW * n)), _LEAST, int(height * width / 3000 * (128 / shop.size) ** 2))
     return max(1, round(n / wanted))
 
 
@@ -84,10 +89,10 @@ def batches(task: Pass, shop: Workshop) -> list[Frames]:
     return [order[k::parts] for k in range(parts)]
 
 
-def cooled(parts: int) -> float:
-    """Gain of the last closing iteration for iterations of `parts` minibatches.
+def calm_gain(parts: int) -> float:
+    """Gain at which `parts` minibatches are no noisier than a few are at 1.
 
-    The noise that minibatches leave is that of as many of the last ones as the gain goes into 1. It is to be that of as
-    large a share of the scan, however large the scan.
+    The noise that minibatches leave is that of about as many of the last ones as the gain goes into 1. This makes it
+    that of as large a share of the scan, however large the scan.
     """
-    return LAST_GAIN * min(1.0, _FEW / parts)
+    return min(1.0, _FEW / parts)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamside.ptycho.directions import directions, step_lengths
-from beamside.ptycho.solvers.base import Pass, Solver, batches, cooled, minibatches
+from beamside.ptycho.solvers.base import Pass, Solver, batches, calm_gain, minibatches
 from beamside.ptycho.workshop import Frames, Kept, Workshop
 
 _DAMPING = 0.1
@@ -35,9 +35,9 @@ class LeastSquares(Solver):
             shop.clear()
         return misfit
 
-    def last_gain(self, shop: Workshop, frames: Frames) -> float:
-        """Smaller where an iteration has more minibatches."""
-        return cooled(minibatches(shop, frames))
+    def calm(self, shop: Workshop, frames: Frames) -> float:
+        """Less where an iteration has more minibatches."""
+        return calm_gain(minibatches(shop, frames))
 
 
 def _solve(normal: NDArray[np.float64], *, probe: bool) -> tuple[float, float]:
