@@ -30,6 +30,7 @@ from beamside.ptycho.probe import centre_offset_px, orthogonal
 from beamside.ptycho.refine import moves_px, without_affine
 from beamside.ptycho.safety import Safety
 from beamside.ptycho.solvers import Pass, solver
+from beamside.ptycho.solvers.base import minibatches
 from beamside.ptycho.tables import snapshot_of, well_lit
 from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
@@ -38,7 +39,7 @@ from beamside.run.guard import Guard
 CATCH_UP, CATCH_UP_STREAMED = 10, 20
 """Iterations that the last frames to arrive get before the closing ones; the second where frames came while others were
 worked on. What the first frames alone have agreed on takes the longer to undo: after ten, one small scan in ten ends
-2 to 9 % worse than all at once; after twenty, none of those tried."""
+2 to 9 % worse than all at once; after twenty, none of those tried. A large scan takes longer at once too."""
 SETTLED = 60
 """Iterations without a new frame after which an open run waits."""
 _SHOWN_FROM = 3
@@ -194,7 +195,9 @@ class Ptychography:
 
     @property
     def _catch_up(self) -> int:
-        return CATCH_UP_STREAMED if self.streamed else CATCH_UP
+        if self.streamed:
+            return CATCH_UP_STREAMED
+        return int(np.clip(minibatches(self.shop, self.active), CATCH_UP, CATCH_UP_STREAMED))
 
     def _label(self) -> str:
         if self._in_closing():
