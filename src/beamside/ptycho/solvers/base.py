@@ -77,6 +77,8 @@ def minibatches(shop: Workshop, frames: Frames) -> int:
     counts is the area that the frames reach, not the canvas: that grows in strides, by an order of arrival.
     """
     n = len(frames)
+    if not n:
+        return 1
     height, width = (int(v) for v in np.ptp(shop.corners[frames], axis=0) + shop.size)
     wanted = max(min(n // _FEW, isqrt(_FEW * n)), _LEAST, int(height * width / 3000 * (128 / shop.size) ** 2))
     return max(1, round(n / wanted))
