@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from beamside.classify import plan
 from beamside.classify.engine import Classifier
 from beamside.classify.options import ClassifyOptions
+from beamside.classify.schedule import view_stages
 from beamside.classify.slices import Latitudes, Slices
 from beamside.errors import OptionError
 from beamside.simulate.particles import Session
@@ -160,3 +162,27 @@ def test_the_hand_of_the_volume_does_not_matter() -> None:
     turned = (-1.0) ** torch.arange(orders)[:, None]
     here, there = slices.project(harmonics)[0], slices.project(harmonics * ordered)[1]
     assert torch.allclose(here, there * turned, atol=1e-5)
+
+
+def test_many_particles_like_noise_are_left_out_of_other_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter are noise: two more volumes are begun, without nearly all of these and with most of the others."""
+    monkeypatch.setattr(plan, "view_stages", lambda band, iterations: view_stages(band, 6))
+    made, noise = loud(), np.arange(COUNT) % 4 == 0
+    clear = made.images(np.arange(COUNT))
+    spoiled = clear.copy()
+    spoiled[noise] = clear.std() * np.random.default_rng(3).standard_normal(spoiled[noise].shape)
+    healthy, noisy = (sifted(made, images) for images in (clear, spoiled))
+    assert not len(healthy.survey.noisy) and sum(task.kind == "better" for task in healthy.tasks) == 1
+    assert sum(task.kind == "better" and not task.maybe for task in noisy.tasks) == 2
+    found = noisy.survey.noisy.numpy()
+    assert found[noise].mean() > 0.9 and found[~noise].mean() < 0.4
+
+
+def sifted(made: Session, images: NDArray[np.float32]) -> Classifier:
+    """An engine that has looked for noise after its first volume."""
+    engine = Classifier.fresh(options(start="auto", iterations=None), scene.HEADER)
+    engine.ingest(scene.batch(made, np.arange(COUNT), images))
+    while not (engine.tasks and engine.tasks[0].kind == "sift"):
+        engine.step()
+    engine.step()
+    return engine

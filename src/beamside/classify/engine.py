@@ -155,6 +155,7 @@ class Classifier:
                 "averages": self._enter_averages,
                 "start": lambda task: self.survey.start(self.known, task.done),
                 "look": self._look,
+                "sift": self._sift,
                 "keep": lambda task: self.survey.keep(),
                 "better": lambda task: self.survey.better(),
                 "weigh": self._weigh,
@@ -210,7 +211,7 @@ class Classifier:
     @property
     def _proviso(self) -> str:
         """What may follow that is not counted yet."""
-        if any(task.maybe for task in self.tasks):
+        if self.survey.refused and any(task.maybe for task in self.tasks):
             return "longer if a volume fits the averages"
         first = self.model is None and self.survey.cells is None and not self.survey.refused
         refusable = first and self.masks is not None and self._may_survey and self.options.start == "auto"
@@ -262,6 +263,14 @@ class Classifier:
             # A volume that still gains is not there yet; views found from it now would be wrong.
             stage = replace(task.stage, passes=task.stage.passes + 1)
             self.tasks.insert(Task("look", f"{task.label}, still gaining", stage, task.done + 1), self._effort)
+
+    def _sift(self, task: Task) -> str | None:
+        if self.survey.sift():
+            self.tasks.replace([replace(task, maybe=False) for task in self.tasks], self._effort)
+            return f"{self._name}, many particles look like noise: other volumes without them"
+        while self.tasks[0].maybe:
+            self.tasks.skip_past("better")
+        return None
 
     def _weigh(self, task: Task) -> str | None:
         if self.options.start != "volume" and self.survey.hopeless():

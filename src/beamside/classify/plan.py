@@ -107,10 +107,15 @@ def survey_round(options: ClassifyOptions, band: Band, name: str, particles: int
     """A first round that looks for a volume, as it goes if the volume is believed."""
     coarse, finer, *fine = view_stages(band, options.iterations)
     begun = look_tasks([coarse, finer], name)
-    if starts_twice(options, particles):
+    twice = starts_twice(options, particles)
+    if twice or options.iterations is None:
         again = look_tasks([coarse, finer], f"{name}, another start")
         better = Task("better", f"{name}, the better of both volumes", finer, finer.passes - 1)
-        begun = [*begun, Task("keep", f"{name}, a volume to compare with"), *again, better]
+        more = [Task("keep", f"{name}, a volume to compare with"), *again, better]
+        # Two more where many particles look like noise, one where there are few, else none.
+        sure = [replace(task, maybe=not twice) for task in more]
+        sift = Task("sift", f"{name}, particles like noise")
+        begun = [*begun, sift, *(replace(task, maybe=True) for task in more), *sure]
     return [*begun, *view_tasks(fine, name), *held_tasks(band, name)]
 
 
