@@ -16,7 +16,7 @@ from beamside.classify.atlas import Atlas
 from beamside.classify.average import component_columns
 from beamside.classify.engine import Classifier
 from beamside.classify.options import ClassifyOptions
-from beamside.classify.schedule import Band, create_stages, slow_stages
+from beamside.classify.schedule import Band, closing_stages, create_stages, slow_stages
 from beamside.optics.rotation import euler_matrix
 from tests.classify import scene
 from tests.classify.test_engine import copied
@@ -141,6 +141,19 @@ def test_refused_classes_are_cooled_down_slowly_unless_passes_are_counted_or_par
     assert entered(9, again=True, refused=True) == entered(9, again=False, refused=True) == create_stages(band, 9)
     closing = plan.closing_round(ClassifyOptions(), band, COUNT, held=False, refused=True)
     assert stages_of(closing) == slow[1:]
+
+
+def test_an_engine_whose_volumes_were_refused_closes_slowly() -> None:
+    stages = {}
+    for refused in (0, 1):
+        engine = Classifier.fresh(options(start="classes", iterations=None), scene.HEADER)
+        engine.ingest(scene.batch(loud(), np.arange(COUNT)))
+        engine.step()
+        engine.survey.refused = refused
+        engine.close()
+        stages[refused] = [task.stage for task in engine.tasks if task.kind == "stage"]
+    assert stages[1] == slow_stages(engine.band, COUNT)[1:]
+    assert stages[0] == closing_stages(engine.band, None, anneal=True)
 
 
 @pytest.mark.usefixtures("refused_once")

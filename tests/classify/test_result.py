@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from beamside.classify import restore as restoring
 from beamside.classify.diameter import from_images
 from beamside.classify.engine import Classifier
 from beamside.classify.expectation import Assignment
@@ -58,6 +59,23 @@ def test_a_particle_is_in_every_class_that_it_may_belong_to() -> None:
     turned = (getattr(known, name).flip(1) for name in ("score", "label", "alpha", "shift", "weight"))
     again = restore(engine.model, engine.population, Assignment(*turned, known.presence), free=True)
     assert np.allclose(found.images, again.images, atol=1e-4 * found.images.std())
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_averages_are_damped_by_order_where_no_volume_tells_the_views(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Classifier.fresh(options(first_batch=120), HEADER)
+    engine.ingest(batch(session(), np.arange(120)))
+    settle(engine)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(restoring, "damped", lambda images, *rest: seen.append(images) or images)
+    if held:
+        engine.survey.cells = np.eye(3)[None]
+    engine.close()
+    assert [task.kind for task in engine.tasks] == ["finish"]
+    engine.step()
+    assert engine.final is not None and bool(seen) is not held
 
 
 def test_restorations_add_up() -> None:

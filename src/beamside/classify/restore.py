@@ -178,7 +178,8 @@ class Restoration:
         if by_order:
             share = occupancy / occupancy.sum().clamp(min=torch.finfo(occupancy.dtype).tiny)
             radius_px = math.sqrt(float(cover.expand(self.box_px, self.box_px).sum()) / math.pi)
-            images = damped(images, halves, ssnr, share, radius_px, _LEAST_SSNR)
+            parts = (images.cpu(), halves.cpu(), ssnr.cpu(), share.cpu())
+            images = damped(*parts, radius_px, _LEAST_SSNR).to(self.device)
         images = images * (occupancy > 0)[:, None, None]
         curves = frc.cpu().numpy()
         return ClassAverages(
