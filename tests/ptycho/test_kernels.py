@@ -237,8 +237,9 @@ def test_line_terms_against_finite_differences(noise: Likelihood) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("gather", [False, True])
 @pytest.mark.parametrize("smooth", [0.0, 0.3])
-def test_update_object(lanes: int, smooth: float) -> None:
+def test_update_object(lanes: int, smooth: float, gather: bool) -> None:
     b = Bench()
     velocity = wave(b.rng, H, W)
     num, den = wave(b.rng, lanes, H, W), b.rng.random((lanes, H, W)).astype(np.float32)
@@ -252,9 +253,11 @@ def test_update_object(lanes: int, smooth: float) -> None:
     total = total + smooth * bent * (weight > 0)
     move = momentum * velocity + step * total / ((1 - damping) * weight + damping * peak + 8 * smooth + 1e-9)
     wanted = b.obj + move
-    f = np.float32
+    f, force, pull = np.float32, np.ones(b.obj.shape, np.float32), (b.obj.conj() * num.sum(0)).imag
     parts = planes_of(num, 1)
-    kernels.update_object(b.obj, velocity, parts, den, f(step), f(damping), f(momentum), f(peak), f(smooth))
+    numbers = (f(step), f(damping), f(momentum), f(peak), f(smooth))
+    kernels.update_object(b.obj, velocity, parts, den, *numbers, force, gather)
+    close(force, 1 + pull * gather)
     close(velocity, move)
     close(b.obj, wanted)
     assert (parts == 0).all() and (den == 0).all(), "the sums are cleared for the next batch"

@@ -94,3 +94,23 @@ def test_a_device_that_sums_something_else_is_refused(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 def test_this_gpu_sums_the_same() -> None:
     require_same_sums("cuda")
+
+
+@pytest.mark.parametrize("device", devices())
+def test_what_long_waves_need_is_that_of_the_loops(device: str) -> None:
+    """Force on the phase, exit waves and a turned object (`longwave`)."""
+    phase = np.random.default_rng(1).standard_normal(prepared("loops").canvas.shape).astype(np.float32)
+    found = []
+    for shop in (prepared("loops"), prepared(device)):
+        with shop.working():
+            shop.gradient(np.arange(FRAMES), Likelihood(True, 0.05), probe=False)
+            shop.update_object(0.5, 0.1, 0.0, gather=True)
+            shop.gradient(np.arange(5), Likelihood(True, 0.05), probe=False)
+            shop.update_object(0.5, 0.1, 0.8)
+            force = shop.take_force()
+            assert not shop.take_force().any(), "it is forgotten"
+            shop.turn(phase)
+            wave = shop.exit_wave(3)
+        found.append((force, wave, shop.canvas.object.copy(), shop.canvas.velocity.copy()))
+    for loops, tensors in zip(*found, strict=True):
+        np.testing.assert_allclose(tensors, loops, atol=1e-4 * np.abs(loops).max())

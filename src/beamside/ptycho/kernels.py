@@ -244,12 +244,12 @@ def step_lengths(obj, bank, corners, bins, frames, chi, d_obj, d_bank, out):
 
 
 @njit(**_FAST)
-def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth):
+def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth, force, gather):
     """velocity <- momentum velocity + step D^-1 num; obj <- obj + velocity; the sums are cleared for the next batch.
 
     num: planes (lanes, 2, H, W). den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of
     the normal equations; `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj,
-    where frames fall.
+    where frames fall. gather: whether force (H, W) += Im(conj(obj) num), what pulls at each pixel's phase.
     """
     lanes, height, width = den.shape
     above = obj[0].copy()
@@ -267,6 +267,10 @@ def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth
                 re1[x] = 0
                 im1[x] = 0
                 d1[x] = 0
+        if gather:
+            f = force[y]
+            for x in range(width):
+                f[x] += o[x].real * im[x] - o[x].imag * re[x]
         if smooth > 0:
             for x in range(width):
                 if d[x] > 0:

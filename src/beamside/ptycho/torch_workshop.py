@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from beamside.compute.device import require_agreement
@@ -36,7 +37,7 @@ class TorchWorkshop(Workshop):
         self._turns = self.phases.to(self.device)
         self._counts = torch.empty((0, self.size, self.size), dtype=torch.int16, device=self.device)
         self._axis = torch.arange(self.size, device=self.device)
-        self._object = self._velocity = self._num = torch.zeros(0)
+        self._object = self._velocity = self._num = self._force = torch.zeros(0)
         self._den = self._modes = self._bank = self._pnum = self._pden = self._probe_velocity = torch.zeros(0)
         self._at = self._bin = torch.zeros(0, dtype=torch.int64)
 
@@ -61,6 +62,7 @@ class TorchWorkshop(Workshop):
         self._probe_velocity = torch.from_numpy(np.asarray(self.probe_velocity, np.complex64)).to(device, copy=True)
         self._bank = bank(self._modes, self._turns)
         self._num, self._den = torch.zeros_like(self._object), torch.zeros_like(self._object.real)
+        self._force = torch.zeros_like(self._den)
         self._pnum = torch.zeros((BINS * BINS, *self._modes.shape), dtype=torch.complex64, device=device)
         self._pden = torch.zeros((self.size, self.size), device=device)
         self._at = torch.from_numpy(self.corners.astype(np.int64)).to(device)
@@ -143,8 +145,12 @@ class TorchWorkshop(Workshop):
         pairs = ((along_y, chi), (along_x, chi), (along_y, along_y), (along_x, along_x), (along_y, along_x))
         return torch.stack([(a.conj() * b).real.sum((1, 2, 3)) for a, b in pairs], 1)
 
-    def update_object(self, step: float, damping: float, momentum: float, smooth: float = 0.0) -> None:
+    def update_object(
+        self, step: float, damping: float, momentum: float, smooth: float = 0.0, *, gather: bool = False
+    ) -> None:
         """As on the CPU."""
+        if gather:
+            self._force += (self._object.conj() * self._num).imag
         peak = self._den.max()
         weight = smooth * peak
         num = self._num
@@ -155,6 +161,24 @@ class TorchWorkshop(Workshop):
         self._object = self._object + self._velocity
         self._num.zero_()
         self._den.zero_()
+
+    def exit_wave(self, frame: int) -> NDArray[np.complex64]:
+        """As on the CPU, and there."""
+        row, col = self.corners[frame].tolist()
+        window = self._object[row : row + self.size, col : col + self.size]
+        return np.asarray((self._bank[int(self.bins[frame])] * window).cpu().numpy())
+
+    def turn(self, phase_rad: NDArray[np.float32]) -> None:
+        """As on the CPU."""
+        phase = torch.from_numpy(phase_rad).to(self.device)
+        by = torch.polar(torch.ones_like(phase), phase)
+        self._object, self._velocity = self._object * by, self._velocity * by
+
+    def take_force(self) -> NDArray[np.float64]:
+        """As on the CPU, and there."""
+        taken = self._force.cpu().numpy().astype(np.float64)
+        self._force.zero_()
+        return np.asarray(taken)
 
     def update_probe(self, step: float, momentum: float = 0.0, damping: float = 0.1) -> None:
         """As on the CPU."""

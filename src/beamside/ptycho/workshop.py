@@ -92,6 +92,8 @@ class Workshop:
         """Far field: of frames whose columns can be transformed where the residual is; others go the long way."""
         self.num: NDArray[np.float32] = np.zeros((0, 2, 0, 0), np.float32)
         self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
+        self.force: NDArray[np.float32] = np.zeros((0, 0), np.float32)
+        """(H, W) gathered in a pass: what pulls at each pixel's phase, as a sum over the frames."""
         self.pnum: NDArray[np.float32] = np.zeros((0, 0, 0, 2, 0, 0), np.float32)
         self.pden: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
 
@@ -161,7 +163,7 @@ class Workshop:
 
     def _allocate(self) -> None:
         m, n, shape = len(self.probe), self.size, self.canvas.shape
-        self.planes = _zeros(2, *shape)
+        self.planes, self.force = _zeros(2, *shape), _zeros(*shape)
         self.num, self.den = _zeros(self.lanes, 2, *shape), _zeros(self.lanes, *shape)
         self.pnum, self.pden = _zeros(self.lanes, BINS * BINS, m, 2, n, n), _zeros(self.lanes, n, n)
         block = self.block_frames
@@ -274,13 +276,36 @@ class Workshop:
 
     # updates from the sums
 
-    def update_object(self, step: float, damping: float, momentum: float, smooth: float = 0.0) -> None:
-        """Move the object along its preconditioned gradient, and clear the sums."""
+    def update_object(
+        self, step: float, damping: float, momentum: float, smooth: float = 0.0, *, gather: bool = False
+    ) -> None:
+        """Move the object along its preconditioned gradient, and clear the sums.
+
+        gather: add what pulls at each pixel's phase to `force`.
+        """
         peak = np.float32((self.den[0] if self.lanes == 1 else self.den.sum(0)).max())
         kernels.update_object(
             self.canvas.object, self.canvas.velocity, self.num, self.den, np.float32(step), np.float32(damping),
-            np.float32(momentum), peak, np.float32(smooth * peak),
+            np.float32(momentum), peak, np.float32(smooth * peak), self.force, gather,
         )  # fmt: skip
+
+    def exit_wave(self, frame: int) -> NDArray[np.complex64]:
+        """(m, N, N) P O of one frame with the object as it is."""
+        (row, col), planes = self.corners[frame].tolist(), self.bank_planes[self.bins[frame]]
+        window = self.canvas.object[row : row + self.size, col : col + self.size]
+        return np.asarray((planes[:, 0] + 1j * planes[:, 1]) * window)
+
+    def turn(self, phase_rad: NDArray[np.float32]) -> None:
+        """Add a phase (H, W) to the object, and turn its velocity with it."""
+        by = np.exp(1j * phase_rad).astype(np.complex64)
+        self.canvas.object *= by
+        self.canvas.velocity *= by
+
+    def take_force(self) -> NDArray[np.float64]:
+        """(H, W) what has been gathered, which is forgotten."""
+        taken = self.force.astype(np.float64)
+        self.force[:] = 0
+        return taken
 
     def update_probe(self, step: float, momentum: float = 0.0, damping: float = 0.1) -> None:
         """Move the probe along its preconditioned gradient, remake the bank, and clear the sums."""

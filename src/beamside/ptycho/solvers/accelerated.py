@@ -3,11 +3,13 @@
 Each minibatch moves object and probe along the gradient of its likelihood, divided by the diagonal of its normal
 equations (as rPIE does: Maiden, Johnson & Li, Optica 4 (2017) 736), with heavy-ball momentum over the batches. There is
 no state per frame, so a frame that arrives joins the next iteration like any other. The gain falls in the closing
-iterations, which takes the minibatches' own noise out of the result.
+iterations, which takes the minibatches' own noise out of the result. After each pass the object's long waves, which
+such steps find late, are put right on a coarse grid (`longwave`).
 """
 
 from __future__ import annotations
 
+from beamside.ptycho.longwave import unbend
 from beamside.ptycho.solvers.base import Pass, Solver, batches, calm_gain, minibatches
 from beamside.ptycho.workshop import Frames, Workshop
 
@@ -26,12 +28,13 @@ class Accelerated(Solver):
         for part in batches(task, shop):
             seen += len(part)
             misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement)
-            shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth)
+            shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth, gather=True)
             if task.probe and seen >= enough:
                 shop.update_probe(_PROBE_STEP * task.gain, _PROBE_MOMENTUM)
                 seen = 0
         if task.probe and seen:
             shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / max(1, enough)), _PROBE_MOMENTUM)
+        unbend(shop, task.frames, shop.take_force())
         return misfit
 
     def calm(self, shop: Workshop, frames: Frames) -> float:

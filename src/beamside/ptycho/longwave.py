@@ -1,0 +1,135 @@
+"""The long waves of the object's phase, which overlaps alone find late.
+
+A frame does not see the phase under its beam, only how it slopes and bends there, and the beam's own focus hides most
+of that. What is as long as a scan is therefore flat in the likelihood: steps divided by the diagonal of the normal
+equations need some (length / beam width)^2 of them. Here the phase is turned by a field on a coarse grid, found by a
+Gauss-Newton step with the normal equations as they are: each frame's share is a quadratic form in the slope and bend of
+the field at its beam. The grid is that of a two-level method (Briggs, Henson & McCormick, A Multigrid Tutorial, ch. 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import spsolve
+
+from beamside.ptycho.workshop import Frames, Workshop
+
+Real = NDArray[np.float64]
+NODES_APART = 4.0
+"""Of the grid, in standard deviations of the beam's light across."""
+_STENCIL = 1.2
+"""Standard deviations of the beam's light from its centre, where a field is looked at for its slope and bend."""
+_SHARE = 0.5
+"""Of the Gauss-Newton step: within a pass the minibatches have found some of it themselves."""
+_LEAST_FRAMES, _LEAST_NODES = 50, 4
+_SAMPLE = 32
+"""Frames whose normal equations stand for all."""
+_FAINT = 0.3
+"""Amplitude, in square roots of counts, below which a detector pixel says nothing of a phase."""
+_RIDGE = 1e-3
+_LONGEST_MOVE_PX = 1.0
+"""Of a frame's pattern on the detector, in one step: beyond, the expansion does not hold."""
+
+
+def unbend(shop: Workshop, frames: Frames, force: Real) -> None:
+    """Turn the object's phase by what the force (H, W) of a pass over `frames` says of its long waves.
+
+    Nothing in the near field, where an image sees a phase's bend by itself; nor of a scan that is hardly broader than
+    the beam.
+    """
+    if shop.detector.transfer is not None or len(frames) < _LEAST_FRAMES:
+        return
+    field = step_rad(shop, frames, force)
+    if field is not None:
+        shop.turn(field)
+
+
+def step_rad(shop: Workshop, frames: Frames, force: Real) -> NDArray[np.float32] | None:
+    """(H, W) the field of phases in radians; None where the scan is too narrow or the beam is nothing."""
+    centre, width = beam(shop.probe)
+    if not (width > 0).all():
+        return None
+    apart = np.maximum(NODES_APART * width, 2.0)
+    reach = np.ptp(shop.corners[frames], axis=0)
+    if (reach < (_LEAST_NODES - 1) * apart).any():
+        return None
+    shape = tuple(int(v) for v in np.ceil(np.array(shop.canvas.shape) / apart).astype(int) + 1)
+    forms = local_forms(shop.corners[frames] + centre, width * _STENCIL, apart, shape)
+    metric = mean_metric(shop, frames, centre)
+    normal = sum(float(metric[a, b]) * (forms[a].T @ forms[b]) for a in range(5) for b in range(5))
+    ridge = _RIDGE * float(normal.diagonal().max())
+    if not np.isfinite(ridge) or ridge <= 0:
+        return None
+    along = zip(shop.canvas.shape, apart.tolist(), shape, strict=True)
+    rows, cols = (weights(np.arange(n, dtype=np.float64), a, k) for n, a, k in along)
+    pull = np.asarray(rows.T @ np.asarray(cols.T @ force.T).T).ravel()
+    nodes = _SHARE * spsolve((normal + diags_array(np.full(len(pull), ridge))).tocsc(), pull)
+    slope = np.hypot(forms[0] @ nodes, forms[1] @ nodes)
+    nodes *= min(1.0, _LONGEST_MOVE_PX * 2 * np.pi / shop.size / max(float(slope.max()), 1e-30))
+    field = np.asarray(rows @ np.asarray(cols @ nodes.reshape(shape).T).T)
+    return np.asarray(field - field.mean(), np.float32) if np.isfinite(field).all() else None
+
+
+def beam(probe: NDArray[np.complex64]) -> tuple[Real, Real]:
+    """Centre (y, x) and standard deviation (y, x) of the light of modes (m, N, N), in pixels."""
+    light = (np.abs(probe.astype(np.complex128)) ** 2).sum(0)
+    k, total = np.arange(len(light)), max(float(light.sum()), 1e-30)
+    sums = (light.sum(1), light.sum(0))
+    centre = np.array([(s * k).sum() / total for s in sums])
+    return centre, np.array([np.sqrt((s * (k - c) ** 2).sum() / total) for s, c in zip(sums, centre, strict=True)])
+
+
+def weights(at: Real, apart: float, nodes: int) -> csr_array:
+    """(n, nodes) linear interpolation at places along an axis, from nodes at 0, apart, 2 apart, ..."""
+    first = np.clip(np.floor(at / apart).astype(np.int64), 0, nodes - 2)
+    rest = np.clip(at / apart - first, 0.0, 1.0)
+    index, value = np.stack([first, first + 1], 1), np.stack([1 - rest, rest], 1)
+    return csr_array((value.ravel(), index.ravel(), np.arange(0, 2 * len(at) + 1, 2)), shape=(len(at), nodes))
+
+
+def _bilinear(at: Real, apart: Real, shape: tuple[int, ...]) -> csr_array:
+    """(n, nodes) bilinear interpolation at places (n, 2)."""
+    y, x = (weights(at[:, d], float(apart[d]), shape[d]) for d in (0, 1))
+    index = y.indices.reshape(-1, 2, 1).astype(np.int64) * shape[1] + x.indices.reshape(-1, 1, 2)
+    value = y.data.reshape(-1, 2, 1) * x.data.reshape(-1, 1, 2)
+    return csr_array(
+        (value.ravel(), index.ravel(), np.arange(0, 4 * len(at) + 1, 4)), shape=(len(at), shape[0] * shape[1])
+    )
+
+
+def local_forms(centres: Real, reach: Real, apart: Real, shape: tuple[int, ...]) -> list[csr_array]:
+    """Slope y, slope x, bend yy, xx and yx of a field on the grid at beams' centres (n, 2), each (n, nodes).
+
+    By central differences over `reach` pixels (y, x), about the beam's own extent.
+    """
+
+    def at(y: int, x: int) -> csr_array:
+        return _bilinear(centres + np.array([y, x]) * reach, apart, shape)
+
+    here, (y, x) = at(0, 0), reach
+    below, above, right, left = at(1, 0), at(-1, 0), at(0, 1), at(0, -1)
+    cross = at(1, 1) + at(-1, -1) - at(1, -1) - at(-1, 1)
+    return [
+        (below - above) / (2 * y), (right - left) / (2 * x), (below + above - 2 * here) / y**2,
+        (right + left - 2 * here) / x**2, cross / (4 * y * x),
+    ]  # fmt: skip
+
+
+def mean_metric(shop: Workshop, frames: Frames, centre: Real) -> Real:
+    """(5, 5) mean over some frames of sum d|A| d|A|', per unit of the phases y, x, y^2/2, x^2/2 and yx about `centre`.
+
+    Half the curvature of sum (|A| - sqrt n)^2; of Poisson noise in the scaling of `kernels.residual_waves` as well.
+    """
+    y, x = (np.arange(shop.size)[:, None] - centre[0]), (np.arange(shop.size)[None] - centre[1])
+    phases = [1j * v.astype(np.complex64) for v in np.broadcast_arrays(y, x, y**2 / 2, x**2 / 2, y * x)]
+    chosen = frames[np.linspace(0, len(frames) - 1, min(_SAMPLE, len(frames))).astype(int)]
+    found = np.zeros((5, 5))
+    for frame in chosen.tolist():
+        exit_wave = shop.exit_wave(frame)
+        wave = np.fft.fft2(exit_wave, norm="ortho")
+        share = np.conj(wave) * (shop.detector.valid / np.maximum(np.sqrt((np.abs(wave) ** 2).sum(0)), _FAINT))
+        along = np.stack([(share * np.fft.fft2(p * exit_wave, norm="ortho")).real.sum(0).ravel() for p in phases])
+        found += along @ along.T
+    return found / len(chosen)
