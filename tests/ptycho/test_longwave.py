@@ -133,9 +133,9 @@ def test_a_step_moves_no_pattern_by_more_than_a_pixel() -> None:
 
 
 def test_a_wide_scan_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan forty beams across, after few iterations, with and without."""
-    made = wide()
-    chosen = scene.options(made, iterations_after_close=5, max_iterations=12)
+    """A scan as of a live run, from a start probe to the end, with and without."""
+    made = scene.scan(WIDE, step_px=4.5)
+    chosen = scene.options(made, iterations_after_close=30)
     error = scene.run_error(made, scene.run(made, chosen))
     monkeypatch.setattr(accelerated, "unbend", lambda *told: None)
     assert error < 0.8 * scene.run_error(made, scene.run(made, chosen))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, diags_array, eye_array, kron
 from scipy.sparse.linalg import spsolve
 
 from beamside.ptycho.workshop import Frames, Workshop
@@ -28,7 +28,9 @@ _SAMPLE = 32
 """Frames whose normal equations stand for all."""
 _FAINT = 0.3
 """Amplitude, in square roots of counts, below which a detector pixel says nothing of a phase."""
-_RIDGE = 1e-3
+_RIDGE, _KNOWN = 1e-3, 1e-2
+"""Stiffness of the grid itself, which draws nodes that no beam reaches along with their neighbours, and that of a node
+which beams reach; both relative to the stiffest node."""
 _LONGEST_MOVE_PX = 1.0
 """Of a frame's pattern on the detector, in one step: beyond, the expansion does not hold."""
 
@@ -59,16 +61,18 @@ def step_rad(shop: Workshop, frames: Frames, force: Real) -> NDArray[np.float32]
     forms = local_forms(shop.corners[frames] + centre, width * _STENCIL, apart, shape)
     metric = mean_metric(shop, frames, centre)
     normal = sum(float(metric[a, b]) * (forms[a].T @ forms[b]) for a in range(5) for b in range(5))
-    ridge = _RIDGE * float(normal.diagonal().max())
-    if not np.isfinite(ridge) or ridge <= 0:
+    held = normal.diagonal()
+    if not np.isfinite(held).all() or held.max() <= 0:
         return None
     along = zip(shop.canvas.shape, apart.tolist(), shape, strict=True)
     rows, cols = (weights(np.arange(n, dtype=np.float64), a, k) for n, a, k in along)
     pull = np.asarray(rows.T @ np.asarray(cols.T @ force.T).T).ravel()
-    nodes = _SHARE * spsolve((normal + diags_array(np.full(len(pull), ridge))).tocsc(), pull)
-    slope = np.hypot(forms[0] @ nodes, forms[1] @ nodes)
-    nodes *= min(1.0, _LONGEST_MOVE_PX * 2 * np.pi / shop.size / max(float(slope.max()), 1e-30))
-    field = np.asarray(rows @ np.asarray(cols @ nodes.reshape(shape).T).T)
+    pull[held < _KNOWN * held.max()] = 0
+    stiff = normal + _RIDGE * float(held.max()) * _grid_laplacian(shape)
+    nodes = (_SHARE * spsolve(stiff.tocsc(), pull - pull.mean())).reshape(shape)
+    steepest = max(float(np.abs(np.diff(nodes, axis=d)).max()) / apart[d] for d in (0, 1))
+    nodes *= min(1.0, _LONGEST_MOVE_PX * 2 * np.pi / shop.size / max(steepest, 1e-30))
+    field = np.asarray(rows @ np.asarray(cols @ nodes.T).T)
     return np.asarray(field - field.mean(), np.float32) if np.isfinite(field).all() else None
 
 
@@ -96,6 +100,19 @@ def _bilinear(at: Real, apart: Real, shape: tuple[int, ...]) -> csr_array:
     value = y.data.reshape(-1, 2, 1) * x.data.reshape(-1, 1, 2)
     return csr_array(
         (value.ravel(), index.ravel(), np.arange(0, 4 * len(at) + 1, 4)), shape=(len(at), shape[0] * shape[1])
+    )
+
+
+def _grid_laplacian(shape: tuple[int, ...]) -> csr_array:
+    """Of differences between neighbours, and a trace of the identity, since a constant phase is free."""
+
+    def chain(n: int) -> csr_array:
+        step = diags_array([np.full(n - 1, -1.0), np.full(n - 1, 1.0)], offsets=[0, 1], shape=(n - 1, n))
+        return csr_array(step.T @ step)
+
+    rows, cols = shape
+    return csr_array(
+        kron(chain(rows), eye_array(cols)) + kron(eye_array(rows), chain(cols)) + 1e-6 * eye_array(rows * cols)
     )
 
 
