@@ -51,29 +51,41 @@ def unbend(shop: Workshop, frames: Frames, force: Real) -> None:
 def step_rad(shop: Workshop, frames: Frames, force: Real) -> NDArray[np.float32] | None:
     """(H, W) the field of phases in radians; None where the scan is too narrow or the beam is nothing."""
     centre, width = beam(shop.probe)
-    if not (width > 0).all():
-        return None
+    first, last = shop.corners[frames].min(0), shop.corners[frames].max(0)
     apart = np.maximum(NODES_APART * width, 2.0)
-    reach = np.ptp(shop.corners[frames], axis=0)
-    if (reach < (_LEAST_NODES - 1) * apart).any():
+    if not (width > 0).all() or (last - first < (_LEAST_NODES - 1) * apart).any():
         return None
-    shape = tuple(int(v) for v in np.ceil(np.array(shop.canvas.shape) / apart).astype(int) + 1)
-    forms = local_forms(shop.corners[frames] + centre, width * _STENCIL, apart, shape)
+    # The grid lies on the frames, not on the canvas, which may have room to spare.
+    reach = last - first + shop.size
+    shape = tuple(int(v) for v in np.ceil(reach / apart).astype(int) + 1)
+    forms = local_forms(shop.corners[frames] - first + centre, width * _STENCIL, apart, shape)
     metric = mean_metric(shop, frames, centre)
     normal = sum(float(metric[a, b]) * (forms[a].T @ forms[b]) for a in range(5) for b in range(5))
-    held = normal.diagonal()
-    if not np.isfinite(held).all() or held.max() <= 0:
+    rows, cols = (weights(np.arange(n, dtype=np.float64), a, k) for n, a, k in zip(reach, apart, shape, strict=True))
+    seen = force[first[0] : first[0] + reach[0], first[1] : first[1] + reach[1]]
+    pull = np.asarray(rows.T @ np.asarray(cols.T @ seen.T).T)
+    nodes = _limited(_solved(normal, pull), apart, shop.size)
+    if not np.isfinite(nodes).all():
         return None
-    along = zip(shop.canvas.shape, apart.tolist(), shape, strict=True)
-    rows, cols = (weights(np.arange(n, dtype=np.float64), a, k) for n, a, k in along)
-    pull = np.asarray(rows.T @ np.asarray(cols.T @ force.T).T).ravel()
-    pull[held < _KNOWN * held.max()] = 0
-    stiff = normal + _RIDGE * float(held.max()) * _grid_laplacian(shape)
-    nodes = (_SHARE * spsolve(stiff.tocsc(), pull - pull.mean())).reshape(shape)
-    steepest = max(float(np.abs(np.diff(nodes, axis=d)).max()) / apart[d] for d in (0, 1))
-    nodes *= min(1.0, _LONGEST_MOVE_PX * 2 * np.pi / shop.size / max(steepest, 1e-30))
-    field = np.asarray(rows @ np.asarray(cols @ nodes.T).T)
-    return np.asarray(field - field.mean(), np.float32) if np.isfinite(field).all() else None
+    sides = zip(shop.canvas.shape, first, apart, shape, strict=True)
+    rows, cols = (weights(np.arange(n, dtype=np.float64) - f, a, k) for n, f, a, k in sides)
+    return np.asarray(rows @ np.asarray(cols @ nodes.T).T, np.float32)
+
+
+def _solved(normal: csr_array, pull: Real) -> Real:
+    """The share of the Gauss-Newton step that is taken, at the nodes; its mean is 0."""
+    held = normal.diagonal()
+    most = max(float(held.max()), 1e-30)
+    known = np.where(held < _KNOWN * most, 0.0, pull.ravel())
+    stiff = normal + _RIDGE * most * _grid_laplacian(pull.shape)
+    nodes = _SHARE * spsolve(stiff.tocsc(), known - known.mean()).reshape(pull.shape)
+    return np.asarray(nodes - nodes.mean())
+
+
+def _limited(nodes: Real, apart: Real, size: int) -> Real:
+    """No steeper than moves a pattern by the longest move."""
+    steepest = max(float(np.abs(np.diff(nodes, axis=d)).max()) / float(apart[d]) for d in (0, 1))
+    return nodes * min(1.0, _LONGEST_MOVE_PX * 2 * np.pi / size / max(steepest, 1e-30))
 
 
 def beam(probe: NDArray[np.complex64]) -> tuple[Real, Real]:
