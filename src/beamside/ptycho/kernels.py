@@ -289,6 +289,17 @@ def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth
 
 
 @njit(**_FAST)
+def turn(obj, velocity, phase):
+    """obj and velocity (H, W) times exp(i phase)."""
+    for y in range(obj.shape[0]):
+        o, v, p = obj[y], velocity[y], phase[y]
+        for x in range(obj.shape[1]):
+            by = complex(np.cos(p[x]), np.sin(p[x]))
+            o[x] *= by
+            v[x] *= by
+
+
+@njit(**_FAST)
 def accumulate_probe(obj, corners, bins, frames, psi, pnum, pden):
     """Add each frame's share of the probe alone: pnum += conj(O) psi, pden += |O|^2; planes but for psi, float32."""
     modes, size = psi.shape[1], psi.shape[2]

@@ -297,9 +297,7 @@ class Workshop:
 
     def turn(self, phase_rad: NDArray[np.float32]) -> None:
         """Add a phase (H, W) to the object, and turn its velocity with it."""
-        by = np.exp(1j * phase_rad).astype(np.complex64)
-        self.canvas.object *= by
-        self.canvas.velocity *= by
+        kernels.turn(self.canvas.object, self.canvas.velocity, phase_rad)
 
     def take_force(self) -> NDArray[np.float64]:
         """(H, W) what has been gathered, which is forgotten."""
