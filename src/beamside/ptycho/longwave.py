@@ -65,18 +65,21 @@ def step_rad(shop: Workshop, frames: Frames, force: Real) -> NDArray[np.float32]
     rows, cols = (weights(np.arange(n, dtype=np.float64), a, k) for n, a, k in zip(reach, apart, shape, strict=True))
     seen = force[first[0] : first[0] + reach[0], first[1] : first[1] + reach[1]]
     pull = np.asarray(rows.T @ np.asarray(cols.T @ seen.T).T)
-    nodes = _limited(_solved(normal, pull), apart, shop.size)
+    nodes = _solved(normal, pull)
     if not np.isfinite(nodes).all():
         return None
+    nodes = _limited(nodes, apart, shop.size)
     sides = zip(shop.canvas.shape, first, apart, shape, strict=True)
     rows, cols = (weights(np.arange(n, dtype=np.float64) - f, a, k) for n, f, a, k in sides)
     return np.asarray(rows @ np.asarray(cols @ nodes.T).T, np.float32)
 
 
 def _solved(normal: csr_array, pull: Real) -> Real:
-    """The share of the Gauss-Newton step that is taken, at the nodes; its mean is 0."""
+    """The share of the Gauss-Newton step that is taken, at the nodes; its mean is 0. NaN where an object has run away."""
     held = normal.diagonal()
-    most = max(float(held.max()), 1e-30)
+    most = float(held.max())
+    if not (np.isfinite(normal.data).all() and np.isfinite(pull).all() and most > 0):
+        return np.full(pull.shape, np.nan)
     known = np.where(held < _KNOWN * most, 0.0, pull.ravel())
     stiff = normal + _RIDGE * most * _grid_laplacian(pull.shape)
     nodes = _SHARE * spsolve(stiff.tocsc(), known - known.mean()).reshape(pull.shape)
