@@ -174,7 +174,11 @@ def test_it_learns_and_the_published_model_beats_the_blur_against_the_truth() ->
     finish(engine)
     assert engine.published is not None and engine.last is not None
     network, card = unpack_model(engine.snapshot().arrays[BEST].tobytes(), where="here")
-    assert card.pairs == "halves" and card.pixel_size_A == PIXEL_A and card.score["loss"] == pytest.approx(engine.published.loss, rel=1e-6)
+    assert (
+        card.pairs == "halves"
+        and card.pixel_size_A == PIXEL_A
+        and card.score["loss"] == pytest.approx(engine.published.loss, rel=1e-6)
+    )
     unseen, clean = halves(50), truth(50)
     scale = engine.micrographs[0].scale
     with torch.inference_mode():

@@ -75,7 +75,10 @@ def step_rad(shop: Workshop, frames: Frames, force: Real) -> NDArray[np.float32]
 
 
 def _solved(normal: csr_array, pull: Real) -> Real:
-    """The share of the Gauss-Newton step that is taken, at the nodes; its mean is 0. NaN where an object has run away."""
+    """The share of the Gauss-Newton step that is taken, at the nodes; its mean is 0.
+
+    NaN where an object has run away.
+    """
     held = normal.diagonal()
     most = float(held.max())
     if not (np.isfinite(normal.data).all() and np.isfinite(pull).all() and most > 0):
