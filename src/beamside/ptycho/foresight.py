@@ -86,7 +86,7 @@ class Told:
         try:
             shop.set_probe(scaled_to(probe, float(self.store.total[seen].mean())))
             shop.place(canvas.inside(places, self.store.size))
-            method = Accelerated()
+            method = Accelerated(long_waves=False)
             for number in range(GLANCE_ITERATIONS):
                 method.iterate(shop, Pass(seen, number, self.seed, self.noise, probe=False))
             parts = shop.over_blocks(left_out, lambda lane, block: (intensity(shop, lane, block), self._counts(block)))

@@ -202,7 +202,7 @@ def short_run(
     shop = Workshop(store, canvas, detector, lanes)
     shop.set_probe(scaled_to(probe, float(store.total[frames].mean())))
     shop.place(canvas.inside(positions_px, store.size))
-    method = Accelerated()
+    method = Accelerated(long_waves=False)
     learns = iterations > GLANCE_ITERATIONS
     misfits = [
         method.iterate(shop, Pass(frames, k, seed, noise, gain=1.0, probe=learns and k > 0)) / len(frames)

@@ -20,7 +20,13 @@ _PROBE_FRAMES, _PROBE_SHARE = 160, 3
 
 
 class Accelerated(Solver):
-    """Minibatch maximum likelihood with momentum."""
+    """Minibatch maximum likelihood with momentum.
+
+    long_waves: off for short trials of a start or a geometry, whose error a bent object may take upon itself.
+    """
+
+    def __init__(self, *, long_waves: bool = True) -> None:
+        self.long_waves = long_waves
 
     def iterate(self, shop: Workshop, task: Pass) -> float:
         """One pass over all frames, in random minibatches."""
@@ -28,13 +34,14 @@ class Accelerated(Solver):
         for part in batches(task, shop):
             seen += len(part)
             misfit += shop.gradient(part, task.noise, probe=task.probe, displacement=task.displacement)
-            shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth, gather=True)
+            shop.update_object(_STEP * task.gain, _DAMPING, _MOMENTUM, task.smooth, gather=self.long_waves)
             if task.probe and seen >= enough:
                 shop.update_probe(_PROBE_STEP * task.gain, _PROBE_MOMENTUM)
                 seen = 0
         if task.probe and seen:
             shop.update_probe(_PROBE_STEP * task.gain * min(1.0, seen / max(1, enough)), _PROBE_MOMENTUM)
-        unbend(shop, task.frames, shop.take_force())
+        if self.long_waves:
+            unbend(shop, task.frames, shop.take_force())
         return misfit
 
     def calm(self, shop: Workshop, frames: Frames) -> float:
