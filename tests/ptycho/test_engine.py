@@ -83,7 +83,19 @@ def test_the_gain_of_a_large_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     scene.settle(engine)
     assert gains[0] == 1 and gains[10] == pytest.approx(0.5) and gains[20:24] == [0.25] * 4
     assert gains[24:26] == pytest.approx([0.25**0.9, 0.25**0.95]), "a quarter of the frames were new"
-    assert gains[26:45] == [1.0] * 19 and gains[-1] == pytest.approx(0.15 * 0.25)
+    assert gains[26:35] == [1.0] * 9 and gains[35] < 1 and gains[-1] == pytest.approx(0.15 * 0.25)
+
+
+def test_a_broad_scan_gets_more_iterations_before_the_closing_ones() -> None:
+    iterations = []
+    for step_px in (4.0, 60.0):
+        made = scene.scan(60, step_px=step_px)
+        engine = Ptychography.fresh(scene.options(made, iterations_after_close=2), scene.header(made))
+        engine.ingest(scene.batch(made))
+        engine.close()
+        scene.settle(engine)
+        iterations.append(engine.iteration)
+    assert iterations == [12, 22]
 
 
 def test_a_dual_wave_is_made_when_its_frame_becomes_active() -> None:

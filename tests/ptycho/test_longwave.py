@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.interpolate import RegularGridInterpolator
 
 from beamside.ptycho import longwave
 from beamside.ptycho.engine import Ptychography
@@ -46,15 +47,35 @@ def force_of(engine: Ptychography) -> NDArray[np.float64]:
     return engine.shop.take_force()
 
 
-def test_the_grid_interpolates() -> None:
-    at = np.random.default_rng(0).uniform(10, 80, (40, 2))
-    apart, shape = np.array([20.0, 25.0]), (6, 5)
-    y, x = np.mgrid[: shape[0], : shape[1]] * apart[:, None, None]
-    field = (1 + 0.5 * y - 0.25 * x).ravel()
-    forms = longwave.local_forms(at, np.array([4.0, 5.0]), apart, shape)
-    wanted = [0.5, -0.25, 0.0, 0.0, 0.0]
-    for form, value in zip(forms, wanted, strict=True):
-        np.testing.assert_allclose(form @ field, value, atol=1e-12)
+def test_normal_equations_are_those_of_a_field_looked_up_frame_by_frame() -> None:
+    """The same sum by another interpolation and by loops: of a smooth field, and of any."""
+    rng = np.random.default_rng(0)
+    apart, shape, reach = np.array([20.0, 25.0]), (6, 5), np.array([6.0, 7.0])
+    at = rng.uniform(0, 100, (40, 2))  # some of them beyond the last node that their stencil reaches
+    root = rng.standard_normal((5, 5))
+    metric = root @ root.T
+    found = longwave.normal_matrix(at, reach, apart, shape, metric)
+    axes = [np.arange(n) * a for n, a in zip(shape, apart, strict=True)]
+    for field in (np.add.outer(0.5 * axes[0], -0.25 * axes[1]), rng.standard_normal(shape)):
+        looked_up = RegularGridInterpolator(axes, field)
+        wanted = 0.0
+        for y, x in at:
+            v = [
+                [
+                    float(looked_up((np.clip(y + a * reach[0], 0, 100), np.clip(x + b * reach[1], 0, 100))).item())
+                    for b in (-1, 0, 1)
+                ]
+                for a in (-1, 0, 1)
+            ]
+            slopes = [(v[2][1] - v[0][1]) / (2 * reach[0]), (v[1][2] - v[1][0]) / (2 * reach[1])]
+            bends = [
+                (v[2][1] + v[0][1] - 2 * v[1][1]) / reach[0] ** 2,
+                (v[1][2] + v[1][0] - 2 * v[1][1]) / reach[1] ** 2,
+            ]
+            cross = (v[2][2] + v[0][0] - v[0][2] - v[2][0]) / (4 * reach[0] * reach[1])
+            told = np.array([*slopes, *bends, cross])
+            wanted += float(told @ metric @ told)
+        assert float(field.ravel() @ (found @ field.ravel())) == pytest.approx(wanted, rel=1e-9)
     np.testing.assert_allclose(longwave.weights(at[:, 0], 20.0, 6) @ (np.arange(6) * 20.0), at[:, 0])
 
 

@@ -11,19 +11,19 @@ from beamside.ptycho import shifts
 from tests.ptycho.test_kernels import close, planes_of, wave
 
 
-@pytest.mark.parametrize("size", [12, 15])
+@pytest.mark.parametrize("size", [12, 15, 64, 128])
 def test_the_bank(size: int) -> None:
     modes, phases = wave(np.random.default_rng(1), 2, size, size), probes.shift_phases(size)
     planes, light = np.empty((16, 2, 2, size, size), np.float32), np.empty((16, size, size), np.float32)
-    shifts.fill_bank(modes, phases, planes, light)
+    shifts.Bank(phases).fill(modes, planes, light)
     wanted = probes.bank(torch.from_numpy(modes), phases).numpy()
     close(planes, planes_of(wanted, -3))
     close(light, (np.abs(wanted) ** 2).sum(1))
     assert np.array_equal(planes[0, :, 0], modes.real), "what is not shifted is left as it is"
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_its_adjoint(lanes: int) -> None:
-    sums, phases = wave(np.random.default_rng(2), lanes, 16, 2, 12, 12), probes.shift_phases(12)
-    found = shifts.gathered(planes_of(sums, -3), phases)
+@pytest.mark.parametrize(("size", "lanes"), [(12, 1), (12, 2), (64, 1), (128, 3)])
+def test_its_adjoint(size: int, lanes: int) -> None:
+    sums, phases = wave(np.random.default_rng(2), lanes, 16, 2, size, size), probes.shift_phases(size)
+    found = shifts.Bank(phases).gathered(planes_of(sums, -3))
     close(found, probes.unshifted(torch.from_numpy(sums.sum(0)), phases).numpy())

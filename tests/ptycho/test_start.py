@@ -143,13 +143,13 @@ def test_a_start_probe_is_moved_along_the_beam_to_where_it_fits(changed: dict[st
 
 
 def test_a_defocused_start_no_longer_ends_worse_than_none() -> None:
-    """Taken as it is, a probe 30 % off costs half as much again in error; looked at, nothing."""
+    """Taken as it is, a probe 30 % off costs a seventh more in error; looked at, nothing."""
     made = scene.scan(seed=2)
     asked = {"iterations_after_close": 30, "check_geometry": True}
     cold = scene.run_error(made, scene.run(made, scene.options(**asked)))
     kept = scene.run_error(made, scene.run(made, scene.options(made, iterations_after_close=30)))
     moved = scene.run(made, scene.options(made, **asked))
-    assert kept > 1.2 * cold and scene.run_error(made, moved) < 1.05 * cold
+    assert kept > 1.08 * cold and scene.run_error(made, moved) < 1.05 * cold
     assert moved.opening.refocus is not None
     assert moved.opening.refocus.moved_m == pytest.approx(-0.3e-3, rel=0.2)
     assert moved.snapshot().notes["start_moved_m"] == moved.opening.refocus.moved_m

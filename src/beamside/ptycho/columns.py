@@ -9,6 +9,7 @@ order instead.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,16 @@ from numpy.typing import NDArray
 
 _FAST: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy", "cache": True}
 _ONE = np.float32(1)
-_TWO = np.float32(2)
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0)
 _U = np.uint64
-_WIDTH, _STRIP_BYTES = 64, 1 << 18
-"""Columns of a strip, and what the strips of all modes together may take, or they are made narrower."""
-LEAST_PX, MOST_PX = 16, 4096
+WIDTH = 64
+"""Columns of a strip, of which each row holds the real parts and, behind them, the imaginary ones. A constant of the
+loops, so that all distances between what a stage reads and writes are known, and nothing is looked at before each row.
+With 32 the strips of frames of 256 pixels would stay in a first-level cache, and are slower."""
+LEAST_PX, MOST_PX = 64, 4096
+_PART = _U(WIDTH)
+_ROW = _U(2 * WIDTH)
 
 
 def possible(size: int) -> bool:
@@ -55,169 +59,302 @@ def twiddles(size: int) -> NDArray[np.float32]:
 
 
 def strip(size: int, modes: int) -> NDArray[np.float32]:
-    """Workspace (modes, 2, N, columns): real and imaginary part apart."""
-    width = min(_WIDTH, size)
-    while width > LEAST_PX and 8 * modes * size * width > _STRIP_BYTES:
-        width //= 2
-    return np.asarray(torch.empty((modes, 2, size, width)).numpy())
+    """Workspace (modes, N x 2 columns): of each row the real parts, then the imaginary ones."""
+    return np.asarray(torch.empty((modes, size * 2 * WIDTH)).numpy())
 
 
-@njit(**_FAST)
-def _forward(re, im, turns, at, left):
+@njit(inline="always", **_FAST)
+def _forward(work, turns, at, size, left):
     """One stage: in each run of `left` rows, groups of four that lie a quarter of it apart."""
-    size, width, quarter = re.shape[0], re.shape[1], left // 4
+    quarter = left // 4
+    step = _U(quarter) * _ROW
     for base in range(0, size, left):
         for j in range(quarter):
             w1r, w1i = turns[at + 3 * j, 0], turns[at + 3 * j, 1]
             w2r, w2i = turns[at + 3 * j + 1, 0], turns[at + 3 * j + 1, 1]
             w3r, w3i = turns[at + 3 * j + 2, 0], turns[at + 3 * j + 2, 1]
-            first, step = _U(base + j), _U(quarter)
-            second, third, fourth = first + step, first + step + step, first + step + step + step
-            r0, r1, r2, r3 = re[first], re[second], re[third], re[fourth]
-            i0, i1, i2, i3 = im[first], im[second], im[third], im[fourth]
-            for x in range(width):
-                ar, ai, br, bi = r0[x] + r2[x], i0[x] + i2[x], r0[x] - r2[x], i0[x] - i2[x]
-                cr, ci, dr, di = r1[x] + r3[x], i1[x] + i3[x], r1[x] - r3[x], i1[x] - i3[x]
-                r0[x] = ar + cr
-                i0[x] = ai + ci
+            k0 = _U(base + j) * _ROW
+            k1, k2, k3 = k0 + step, k0 + step + step, k0 + step + step + step
+            for x in range(_PART):
+                r0, r1, r2, r3 = work[k0 + x], work[k1 + x], work[k2 + x], work[k3 + x]
+                i0, i1, i2, i3 = work[k0 + _PART + x], work[k1 + _PART + x], work[k2 + _PART + x], work[k3 + _PART + x]
+                ar, ai, br, bi = r0 + r2, i0 + i2, r0 - r2, i0 - i2
+                cr, ci, dr, di = r1 + r3, i1 + i3, r1 - r3, i1 - i3
+                work[k0 + x] = ar + cr
+                work[k0 + _PART + x] = ai + ci
                 er, ei = br + di, bi - dr
-                r1[x] = er * w1r - ei * w1i
-                i1[x] = er * w1i + ei * w1r
+                work[k1 + x] = er * w1r - ei * w1i
+                work[k1 + _PART + x] = er * w1i + ei * w1r
                 er, ei = ar - cr, ai - ci
-                r2[x] = er * w2r - ei * w2i
-                i2[x] = er * w2i + ei * w2r
+                work[k2 + x] = er * w2r - ei * w2i
+                work[k2 + _PART + x] = er * w2i + ei * w2r
                 er, ei = br - di, bi + dr
-                r3[x] = er * w3r - ei * w3i
-                i3[x] = er * w3i + ei * w3r
+                work[k3 + x] = er * w3r - ei * w3i
+                work[k3 + _PART + x] = er * w3i + ei * w3r
 
 
-@njit(**_FAST)
-def _backward(re, im, turns, at, left):
+@njit(inline="always", **_FAST)
+def _backward(work, turns, at, size, left):
     """The adjoint of `_forward`."""
-    size, width, quarter = re.shape[0], re.shape[1], left // 4
+    quarter = left // 4
+    step = _U(quarter) * _ROW
     for base in range(0, size, left):
         for j in range(quarter):
             w1r, w1i = turns[at + 3 * j, 0], turns[at + 3 * j, 1]
             w2r, w2i = turns[at + 3 * j + 1, 0], turns[at + 3 * j + 1, 1]
             w3r, w3i = turns[at + 3 * j + 2, 0], turns[at + 3 * j + 2, 1]
-            first, step = _U(base + j), _U(quarter)
-            second, third, fourth = first + step, first + step + step, first + step + step + step
-            r0, r1, r2, r3 = re[first], re[second], re[third], re[fourth]
-            i0, i1, i2, i3 = im[first], im[second], im[third], im[fourth]
-            for x in range(width):
-                er, ei = r1[x] * w1r + i1[x] * w1i, i1[x] * w1r - r1[x] * w1i
-                fr, fi = r2[x] * w2r + i2[x] * w2i, i2[x] * w2r - r2[x] * w2i
-                gr, gi = r3[x] * w3r + i3[x] * w3i, i3[x] * w3r - r3[x] * w3i
-                ar, ai, br, bi = r0[x] + fr, i0[x] + fi, r0[x] - fr, i0[x] - fi
+            k0 = _U(base + j) * _ROW
+            k1, k2, k3 = k0 + step, k0 + step + step, k0 + step + step + step
+            for x in range(_PART):
+                r0, r1, r2, r3 = work[k0 + x], work[k1 + x], work[k2 + x], work[k3 + x]
+                i0, i1, i2, i3 = work[k0 + _PART + x], work[k1 + _PART + x], work[k2 + _PART + x], work[k3 + _PART + x]
+                er, ei = r1 * w1r + i1 * w1i, i1 * w1r - r1 * w1i
+                fr, fi = r2 * w2r + i2 * w2i, i2 * w2r - r2 * w2i
+                gr, gi = r3 * w3r + i3 * w3i, i3 * w3r - r3 * w3i
+                ar, ai, br, bi = r0 + fr, i0 + fi, r0 - fr, i0 - fi
                 cr, ci, dr, di = er + gr, ei + gi, er - gr, ei - gi
-                r0[x] = ar + cr
-                i0[x] = ai + ci
-                r1[x] = br - di
-                i1[x] = bi + dr
-                r2[x] = ar - cr
-                i2[x] = ai - ci
-                r3[x] = br + di
-                i3[x] = bi - dr
+                work[k0 + x] = ar + cr
+                work[k0 + _PART + x] = ai + ci
+                work[k1 + x] = br - di
+                work[k1 + _PART + x] = bi + dr
+                work[k2 + x] = ar - cr
+                work[k2 + _PART + x] = ai - ci
+                work[k3 + x] = br + di
+                work[k3 + _PART + x] = bi - dr
 
 
-@njit(**_FAST)
-def _pairs(re, im):
+@njit(inline="always", **_FAST)
+def _pairs(work, size):
     """The stage of neighbouring rows, which a size that is no power of four has; its own adjoint."""
-    size, width = re.shape
     for y in range(0, size, 2):
-        r0, r1, i0, i1 = re[_U(y)], re[_U(y + 1)], im[_U(y)], im[_U(y + 1)]
-        for x in range(width):
-            er, ei = r0[x] - r1[x], i0[x] - i1[x]
-            r0[x] += r1[x]
-            i0[x] += i1[x]
-            r1[x] = er
-            i1[x] = ei
+        first = _U(y) * _ROW
+        for x in range(_ROW):
+            a, b = work[first + x], work[first + _ROW + x]
+            work[first + x] = a + b
+            work[first + _ROW + x] = a - b
+
+
+def plan(size: int) -> tuple[int, ...]:
+    """Of up to six stages of four: where the twiddles of each begin and how many rows a run has, or 0 and 0."""
+    lefts = [size >> 2 * k for k in range(6) if size >> 2 * k >= 4]
+    starts = [sum(3 * (left // 4) for left in lefts[:k]) for k in range(len(lefts))]
+    found = [value for pair in zip(starts, lefts, strict=True) for value in pair]
+    return tuple((found + 12 * [0])[:12])
+
+
+@lru_cache
+def transforms(size: int) -> tuple[Any, Any]:
+    """The columns' FFT of an image in strips, in place: forward, and back without the 1/N.
+
+    Each takes (strips, N x 2 columns) and `twiddles`, and is compiled for one size. Its stages are written out, here and
+    below: what a compiled function gets as a tuple of them is not left out where it is 0, and one function that holds
+    another cannot be kept on disk.
+    """
+    a0, l0, a1, l1, a2, l2, a3, l3, a4, l4, a5, l5 = plan(size)
+    pairs = bool(order(size)[1] * 2 == size)
+
+    @njit(**_FAST)
+    def forward(strips, turns):
+        for k in range(len(strips)):
+            strip = strips[k]
+            _forward(strip, turns, a0, size, l0)
+            _forward(strip, turns, a1, size, l1)
+            _forward(strip, turns, a2, size, l2)
+            if l3:
+                _forward(strip, turns, a3, size, l3)
+            if l4:
+                _forward(strip, turns, a4, size, l4)
+            if l5:
+                _forward(strip, turns, a5, size, l5)
+            if pairs:
+                _pairs(strip, size)
+
+    @njit(**_FAST)
+    def backward(strips, turns):
+        for k in range(len(strips)):
+            strip = strips[k]
+            if pairs:
+                _pairs(strip, size)
+            if l5:
+                _backward(strip, turns, a5, size, l5)
+            if l4:
+                _backward(strip, turns, a4, size, l4)
+            if l3:
+                _backward(strip, turns, a3, size, l3)
+            _backward(strip, turns, a2, size, l2)
+            _backward(strip, turns, a1, size, l1)
+            _backward(strip, turns, a0, size, l0)
+
+    return forward, backward
 
 
 @njit(**_FAST)
-def _transform(re, im, turns):
-    """All columns of a strip, forward and unsorted; where the twiddles of the last stage end."""
-    at, left = 0, re.shape[0]
-    while left >= 4:
-        _forward(re, im, turns, at, left)
-        at += 3 * (left // 4)
-        left //= 4
-    if left == 2:
-        _pairs(re, im)
-    return left
+def cut(sums, k, m, strips):
+    """strips (n, N x 2 columns) of planes (lanes, bins, modes, 2, N, N) of one bin and mode, summed over the lanes."""
+    size, row = sums.shape[4], _U(strips.shape[1] // sums.shape[4])
+    part = row // _U(2)
+    for s in range(len(strips)):
+        first, strip = _U(s) * part, strips[s]
+        for y in range(size):
+            at, re, im = _U(y) * row, sums[0, k, m, 0, y], sums[0, k, m, 1, y]
+            for x in range(part):
+                strip[at + x] = re[first + x]
+                strip[at + part + x] = im[first + x]
+            for lane in range(1, len(sums)):
+                re, im = sums[lane, k, m, 0, y], sums[lane, k, m, 1, y]
+                for x in range(part):
+                    strip[at + x] += re[first + x]
+                    strip[at + part + x] += im[first + x]
 
 
 @njit(**_FAST)
-def _transform_back(re, im, turns, last):
-    """From what `_transform` left, without the 1/N; last: what it returned."""
-    at, left = len(turns), 4
-    if last == 2:
-        _pairs(re, im)
-        left = 8
-    while left <= re.shape[0]:
-        at -= 3 * (left // 4)
-        _backward(re, im, turns, at, left)
-        left *= 4
+def turned(strips, phase, out, add):
+    """Rows times a phase each, (N, 2) real and imaginary part; out: that, or with it added."""
+    row = _U(strips.shape[1] // len(phase))
+    part = row // _U(2)
+    for s in range(len(strips)):
+        strip, other = strips[s], out[s]
+        for y in range(len(phase)):
+            at, c, d = _U(y) * row, phase[y, 0], phase[y, 1]
+            if add:
+                for x in range(part):
+                    re, im = strip[at + x], strip[at + part + x]
+                    other[at + x] += re * c - im * d
+                    other[at + part + x] += re * d + im * c
+            else:
+                for x in range(part):
+                    re, im = strip[at + x], strip[at + part + x]
+                    other[at + x] = re * c - im * d
+                    other[at + part + x] = re * d + im * c
 
 
 @njit(**_FAST)
-def residual_between_rows(
-    waves, counts, rows, valid, saturation, scale, poisson, floor, turns, places, work, line, near
-):
+def paste(strips, planes, light, first):
+    """planes (2, N, N) of strips, and their intensity into light (N, N), or added to it."""
+    size, row = planes.shape[1], _U(strips.shape[1] // planes.shape[1])
+    part = row // _U(2)
+    for s in range(len(strips)):
+        start, strip = _U(s) * part, strips[s]
+        for y in range(size):
+            at, re, im, w = _U(y) * row, planes[0, y], planes[1, y], light[y]
+            for x in range(part):
+                re[start + x] = strip[at + x]
+                im[start + x] = strip[at + part + x]
+            if first:
+                for x in range(part):
+                    w[start + x] = strip[at + x] * strip[at + x] + strip[at + part + x] * strip[at + part + x]
+            else:
+                for x in range(part):
+                    w[start + x] += strip[at + x] * strip[at + x] + strip[at + part + x] * strip[at + part + x]
+
+
+@njit(**_FAST)
+def add(strips, out):
+    """Add strips to out (N, N) complex64."""
+    row = _U(strips.shape[1] // len(out))
+    part = row // _U(2)
+    for s in range(len(strips)):
+        start, strip = _U(s) * part, strips[s]
+        for y in range(len(out)):
+            at, o = _U(y) * row, out[y]
+            for x in range(part):
+                o[start + x] += complex(strip[at + x], strip[at + part + x])
+
+
+@lru_cache
+def residual_between_rows(size: int) -> Any:
     """As `kernels.residual_waves`, with the columns' FFT before it and the one back (without the 1/N) after it.
 
-    waves: rows transformed, viewed as float32, (frames, modes, N, 2 N), changed in place. turns, places, work: of
-    `twiddles`, `order` and `strip`. line, near: (2, N) and (N, N) float32, workspace: counts come from far away, and
+    Compiled for one size of frames: with the distances between rows known, a stage is two and a half times as fast.
+
+    It takes waves: rows transformed, viewed as float32, (frames, modes, N, 2 N), changed in place. turns, places, work:
+    of `twiddles`, `order` and `strip`. line, near: (2, N) and (N, N) float32, workspace: counts come from far away, and
     are fetched row after row before they are wanted in another order.
     """
-    modes, size, width = waves.shape[1], counts.shape[1], work.shape[3]
-    total = 0.0
-    q = line[0]
-    for b in range(len(rows)):
-        for y in range(size):
-            c, d = counts[rows[b], y], near[y]
-            for x in range(size):
-                d[x] = np.float32(c[x])
-        for first in range(0, size, width):
-            last = 1
-            for m in range(modes):
-                for y in range(size):
-                    a, re, im = waves[b, m, y, 2 * first : 2 * (first + width)], work[m, 0, y], work[m, 1, y]
-                    for x in range(width):
-                        re[x] = a[2 * x]
-                        im[x] = a[2 * x + 1]
-                last = _transform(work[m, 0], work[m, 1], turns)
+    a0, l0, a1, l1, a2, l2, a3, l3, a4, l4, a5, l5 = plan(size)
+    pairs = bool(order(size)[1] * 2 == size)
+
+    @njit(**_FAST)
+    def residual(waves, counts, rows, valid, saturation, scale, poisson, floor, turns, places, work, line, near):
+        modes = waves.shape[1]
+        # A length that the compiler knows makes it unroll these loops, which have so little in them, before it could
+        # make vectors of them: read from the workspace, copying takes a third of the time.
+        row = _U(work.shape[1] // size)
+        part = row // _U(2)
+        total = 0.0
+        q = line[0]
+        for b in range(len(rows)):
             for y in range(size):
-                n, w = near[places[y], first : first + width], valid[places[y], first : first + width]
-                for x in range(width):
-                    q[x] = floor
+                c, d = counts[rows[b], y], near[y]
+                for x in range(size):
+                    d[x] = np.float32(c[x])
+            for first in range(0, size, WIDTH):
                 for m in range(modes):
-                    re, im = work[m, 0, y], work[m, 1, y]
-                    for x in range(width):
-                        q[x] += (re[x] * re[x] + im[x] * im[x]) * scale
-                misfit = _ZERO
-                if poisson:
-                    for x in range(width):
-                        keep = w[x] if n[x] < saturation else _ZERO
-                        misfit += keep * (q[x] + n[x] - _TWO * np.sqrt(q[x] * n[x]))
-                        q[x] = keep * scale * _HALF * (n[x] / q[x] - _ONE)
-                else:
-                    for x in range(width):
-                        keep = w[x] if n[x] < saturation else _ZERO
-                        f = np.sqrt(n[x] / q[x]) - _ONE
-                        misfit += keep * q[x] * f * f
-                        q[x] = keep * scale * f
-                total += misfit
-                for m in range(modes):
-                    re, im = work[m, 0, y], work[m, 1, y]
-                    for x in range(width):
-                        re[x] *= q[x]
-                        im[x] *= q[x]
-            for m in range(modes):
-                _transform_back(work[m, 0], work[m, 1], turns, last)
+                    strip = work[m]
+                    for y in range(size):
+                        a, at = waves[b, m, y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
+                        for x in range(part):
+                            strip[at + x] = a[_U(2) * x]
+                            strip[at + part + x] = a[_U(2) * x + _U(1)]
+                    _forward(strip, turns, a0, size, l0)
+                    _forward(strip, turns, a1, size, l1)
+                    _forward(strip, turns, a2, size, l2)
+                    if l3:
+                        _forward(strip, turns, a3, size, l3)
+                    if l4:
+                        _forward(strip, turns, a4, size, l4)
+                    if l5:
+                        _forward(strip, turns, a5, size, l5)
+                    if pairs:
+                        _pairs(strip, size)
                 for y in range(size):
-                    a, re, im = waves[b, m, y, 2 * first : 2 * (first + width)], work[m, 0, y], work[m, 1, y]
-                    for x in range(width):
-                        a[2 * x] = re[x]
-                        a[2 * x + 1] = im[x]
-    return total
+                    n, w = near[places[y], first : first + WIDTH], valid[places[y], first : first + WIDTH]
+                    at = _U(y) * row
+                    for x in range(part):
+                        q[x] = floor
+                    for m in range(modes):
+                        strip = work[m]
+                        for x in range(part):
+                            re, im = strip[at + x], strip[at + part + x]
+                            q[x] += (re * re + im * im) * scale
+                    misfit = _ZERO
+                    if poisson:
+                        for x in range(part):
+                            keep = w[x] if n[x] < saturation else _ZERO
+                            r = n[x] / q[x]
+                            f = np.sqrt(r) - _ONE
+                            misfit += keep * q[x] * f * f
+                            q[x] = keep * scale * _HALF * (r - _ONE)
+                    else:
+                        for x in range(part):
+                            keep = w[x] if n[x] < saturation else _ZERO
+                            f = np.sqrt(n[x] / q[x]) - _ONE
+                            misfit += keep * q[x] * f * f
+                            q[x] = keep * scale * f
+                    total += misfit
+                    for m in range(modes):
+                        strip = work[m]
+                        for x in range(part):
+                            strip[at + x] *= q[x]
+                            strip[at + part + x] *= q[x]
+                for m in range(modes):
+                    strip = work[m]
+                    if pairs:
+                        _pairs(strip, size)
+                    if l5:
+                        _backward(strip, turns, a5, size, l5)
+                    if l4:
+                        _backward(strip, turns, a4, size, l4)
+                    if l3:
+                        _backward(strip, turns, a3, size, l3)
+                    _backward(strip, turns, a2, size, l2)
+                    _backward(strip, turns, a1, size, l1)
+                    _backward(strip, turns, a0, size, l0)
+                    for y in range(size):
+                        a, at = waves[b, m, y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
+                        for x in range(part):
+                            a[_U(2) * x] = strip[at + x]
+                            a[_U(2) * x + _U(1)] = strip[at + part + x]
+        return total
+
+    return residual

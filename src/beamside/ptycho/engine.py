@@ -30,16 +30,16 @@ from beamside.ptycho.probe import centre_offset_px, orthogonal
 from beamside.ptycho.refine import moves_px, without_affine
 from beamside.ptycho.safety import Safety
 from beamside.ptycho.solvers import Pass, solver
-from beamside.ptycho.solvers.base import minibatches
 from beamside.ptycho.tables import snapshot_of, well_lit
 from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
 from beamside.run.guard import Guard
 
-CATCH_UP, CATCH_UP_STREAMED = 10, 20
-"""Iterations that the last frames to arrive get before the closing ones; the second where frames came while others were
-worked on. What the first frames alone have agreed on takes the longer to undo: after ten, one small scan in ten ends
-2 to 9 % worse than all at once; after twenty, none of those tried. A large scan takes longer at once too."""
+CATCH_UP, CATCH_UP_BROAD = 10, 20
+"""Iterations that the last frames to arrive get before the closing ones, and those of a scan so broad that it takes
+longer to come right as a whole."""
+_A_WINDOW = 3.0
+"""Of them, iterations for each breadth of a frame that the scan spreads over."""
 SETTLED = 60
 """Iterations without a new frame after which an open run waits."""
 _SHOWN_FROM = 3
@@ -78,7 +78,7 @@ class Ptychography:
         self.iteration, self.since_arrival, self.closing = 0, 0, 0
         self.visits = 0.0
         """Iterations that a frame has been in, on average."""
-        self.closed = self.streamed = False
+        self.closed = False
         self.errors: list[float] = []
         self.recentred: list[float] = []
         """How far the probe was moved back, each time."""
@@ -124,7 +124,6 @@ class Ptychography:
         self.positions_px = np.concatenate([self.positions_px, self.canvas.inside(nominal, self.size)])
         self.shop.place(self.positions_px)
         if self.iteration and usable.any():
-            self.streamed = True
             self.before_arrival = self.canvas.object.copy()
             self.known_before = well_lit(self.shop.illumination(before))
         self.since_arrival = 0
@@ -195,9 +194,8 @@ class Ptychography:
 
     @property
     def _catch_up(self) -> int:
-        if self.streamed:
-            return CATCH_UP_STREAMED
-        return int(np.clip(minibatches(self.shop, self.active), CATCH_UP, CATCH_UP_STREAMED))
+        spread_px = np.ptp(self.store.position_m[self.store.usable], axis=0).max() / self.optics.pixel_m
+        return int(np.clip(_A_WINDOW * (1 + spread_px / self.size), CATCH_UP, CATCH_UP_BROAD))
 
     def _label(self) -> str:
         if self._in_closing():

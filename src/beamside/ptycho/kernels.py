@@ -108,8 +108,10 @@ def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor
             if poisson:
                 for x in range(size):
                     keep = w[x] if n[x] < saturation else np.float32(0)
-                    misfit += keep * (q[x] + n[x] - np.float32(2) * np.sqrt(q[x] * n[x]))
-                    q[x] = keep * scale * _HALF * (n[x] / q[x] - _ONE)
+                    r = n[x] / q[x]
+                    f = np.sqrt(r) - _ONE
+                    misfit += keep * q[x] * f * f
+                    q[x] = keep * scale * _HALF * (r - _ONE)
             else:
                 for x in range(size):
                     keep = w[x] if n[x] < saturation else np.float32(0)

@@ -9,6 +9,8 @@ the field at its beam. The grid is that of a two-level method (Briggs, Henson & 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -58,10 +60,10 @@ def step_rad(shop: Workshop, frames: Frames, force: Real) -> NDArray[np.float32]
         return None
     # The grid lies on the frames, not on the canvas, which may have room to spare.
     reach = last - first + shop.size
-    shape = tuple(int(v) for v in np.ceil(reach / apart).astype(int) + 1)
-    forms = local_forms(shop.corners[frames] - first + centre, width * _STENCIL, apart, shape)
+    height, breadth = (int(v) + 1 for v in np.ceil(reach / apart))
+    shape = (height, breadth)
     metric = mean_metric(shop, frames, centre)
-    normal = sum(float(metric[a, b]) * (forms[a].T @ forms[b]) for a in range(5) for b in range(5))
+    normal = normal_matrix(shop.corners[frames] - first + centre, width * _STENCIL, apart, shape, metric)
     rows, cols = (weights(np.arange(n, dtype=np.float64), a, k) for n, a, k in zip(reach, apart, shape, strict=True))
     seen = force[first[0] : first[0] + reach[0], first[1] : first[1] + reach[1]]
     pull = np.asarray(rows.T @ np.asarray(cols.T @ seen.T).T)
@@ -112,16 +114,7 @@ def weights(at: Real, apart: float, nodes: int) -> csr_array:
     return csr_array((value.ravel(), index.ravel(), np.arange(0, 2 * len(at) + 1, 2)), shape=(len(at), nodes))
 
 
-def _bilinear(at: Real, apart: Real, shape: tuple[int, ...]) -> csr_array:
-    """(n, nodes) bilinear interpolation at places (n, 2)."""
-    y, x = (weights(at[:, d], float(apart[d]), shape[d]) for d in (0, 1))
-    index = y.indices.reshape(-1, 2, 1).astype(np.int64) * shape[1] + x.indices.reshape(-1, 1, 2)
-    value = y.data.reshape(-1, 2, 1) * x.data.reshape(-1, 1, 2)
-    return csr_array(
-        (value.ravel(), index.ravel(), np.arange(0, 4 * len(at) + 1, 4)), shape=(len(at), shape[0] * shape[1])
-    )
-
-
+@lru_cache(maxsize=4)
 def _grid_laplacian(shape: tuple[int, ...]) -> csr_array:
     """Of differences between neighbours, and a trace of the identity, since a constant phase is free."""
 
@@ -135,22 +128,44 @@ def _grid_laplacian(shape: tuple[int, ...]) -> csr_array:
     )
 
 
-def local_forms(centres: Real, reach: Real, apart: Real, shape: tuple[int, ...]) -> list[csr_array]:
-    """Slope y, slope x, bend yy, xx and yx of a field on the grid at beams' centres (n, 2), each (n, nodes).
+def normal_matrix(centres: Real, reach: Real, apart: Real, shape: tuple[int, int], metric: Real) -> csr_array:
+    """(nodes, nodes) the frames' normal equations of a field on the grid, beams' centres (n, 2).
 
-    By central differences over `reach` pixels (y, x), about the beam's own extent.
+    metric: (5, 5) of a frame, in slope y, slope x, bend yy, xx and yx. Those are central differences over `reach`
+    pixels (y, x), about the beam's own extent: a form in the field at nine places, which lie in two cells at most each
+    way, so that each frame speaks of three nodes by three.
     """
+    (y0, y), (x0, x) = (_nearby(centres[:, d], float(reach[d]), float(apart[d]), shape[d]) for d in (0, 1))
+    seen = (y[:, :, None, :, None] * x[:, None, :, None, :]).reshape(-1, 9, 9)
+    slopes = _differences(float(reach[0]), float(reach[1]))
+    shares = seen.transpose(0, 2, 1) @ ((slopes.T @ metric @ slopes) @ seen)
+    # Frames that speak of the same nodes are many: added up before they are put in their place.
+    cells, which = np.unique(y0 * shape[1] + x0, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    sums = np.add.reduceat(shares[order], np.searchsorted(which[order], np.arange(len(cells))), axis=0)
+    nodes = cells[:, None] + (np.arange(3)[:, None] * shape[1] + np.arange(3)).ravel()
+    rows, cols = np.broadcast_arrays(nodes[:, :, None], nodes[:, None, :])
+    count = shape[0] * shape[1]
+    return csr_array((sums.ravel(), (rows.ravel(), cols.ravel())), shape=(count, count))
 
-    def at(y: int, x: int) -> csr_array:
-        return _bilinear(centres + np.array([y, x]) * reach, apart, shape)
 
-    here, (y, x) = at(0, 0), reach
-    below, above, right, left = at(1, 0), at(-1, 0), at(0, 1), at(0, -1)
-    cross = at(1, 1) + at(-1, -1) - at(1, -1) - at(-1, 1)
-    return [
-        (below - above) / (2 * y), (right - left) / (2 * x), (below + above - 2 * here) / y**2,
-        (right + left - 2 * here) / x**2, cross / (4 * y * x),
+def _nearby(at: Real, reach: float, apart: float, nodes: int) -> tuple[NDArray[np.int64], Real]:
+    """The first of three nodes, and the shares (n, 3, 3) that they have of a field at, before and behind each place."""
+    places = (at[:, None] + reach * np.arange(-1, 2)) / apart
+    before = np.clip(np.floor(places).astype(np.int64), 0, nodes - 2)
+    first = np.minimum(before[:, 0], nodes - 3)
+    part, index = np.clip(places - before, 0.0, 1.0), (before - first[:, None])[:, :, None]
+    here = np.arange(3) == index
+    return first, np.where(here, 1 - part[:, :, None], np.where(np.arange(3) == index + 1, part[:, :, None], 0.0))
+
+
+def _differences(y: float, x: float) -> Real:
+    """(5, 9) slope y, slope x, bend yy, xx and yx from a field at three rows, y apart, of three places, x apart."""
+    value, slope, bend = np.array([0.0, 1, 0]), np.array([-0.5, 0, 0.5]), np.array([1.0, -2, 1])
+    pairs = [
+        (slope / y, value), (value, slope / x), (bend / y**2, value), (value, bend / x**2), (slope / y, slope / x),
     ]  # fmt: skip
+    return np.stack([np.outer(a, b).ravel() for a, b in pairs])
 
 
 def mean_metric(shop: Workshop, frames: Frames, centre: Real) -> Real:

@@ -1,7 +1,7 @@
 """The bank of shifted probes and its adjoint on the CPU, one image at a time, so that each stays in the cache.
 
-The same as `probe.bank` and `probe.unshifted`, which work on all of them at once: on a GPU, and as the oracle. What is
-not shifted along an axis is not transformed along it.
+The same as `probe.bank` and `probe.unshifted`, which work on all of them at once: on a GPU, and as the oracle. Along x
+four images are shifted, by torch; along y all sixteen, in strips of columns where `columns` can.
 """
 
 from __future__ import annotations
@@ -10,48 +10,100 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beamside.ptycho import kernels
+from beamside.ptycho import columns, kernels
 from beamside.ptycho.probe import Modes
 
 Planes = NDArray[np.float32]
+Image = NDArray[np.complex64]
 
 
-def fill_bank(modes: Modes, phases: torch.Tensor, planes: Planes, light: Planes) -> None:
-    """planes (bins^2, m, 2, N, N): the modes (m, N, N) shifted; light (bins^2, N, N): their intensity together."""
-    bins, turned = len(phases), torch.empty(modes.shape[1:], dtype=torch.complex64)
-    for m, mode in enumerate(torch.from_numpy(modes)):
-        columns = torch.fft.fft(mode, dim=-2)
-        for row in range(bins):
-            half = mode
-            if row:
-                half = torch.fft.ifft(torch.mul(columns, phases[row][:, None], out=turned), dim=-2)
-            rows = torch.fft.fft(half, dim=-1)
+class Bank:
+    """What the shifts of one size of frames need, made once. phases: (bins, N) of `probe.shift_phases`."""
+
+    def __init__(self, phases: torch.Tensor) -> None:
+        self.phases, self.back = phases, phases.conj().resolve_conj()
+        along_y = _Strips if columns.possible(phases.shape[1]) else _Whole
+        self.along, self.along_back = along_y(phases), along_y(self.back)
+
+    def fill(self, modes: Modes, planes: Planes, light: Planes) -> None:
+        """planes (bins^2, m, 2, N, N): the modes (m, N, N) shifted; light (bins^2, N, N): their intensity together."""
+        bins, turned = len(self.phases), torch.empty(modes.shape[1:], dtype=torch.complex64)
+        for m, mode in enumerate(torch.from_numpy(modes)):
+            rows = torch.fft.fft(mode, dim=-1)
             for col in range(bins):
-                wave = half
+                wave = mode
                 if col:
-                    wave = torch.fft.ifft(torch.mul(rows, phases[col], out=turned), dim=-1)
-                k = row * bins + col
-                kernels.split_mode(wave.numpy(), planes[k, m], light[k], m == 0)
+                    wave = torch.fft.ifft(torch.mul(rows, self.phases[col], out=turned), dim=-1)
+                moved = [(planes[k, m], light[k]) for k in range(col, bins * bins, bins)]
+                self.along.shift(wave.numpy(), moved, m == 0)
 
-
-def gathered(sums: Planes, phases: torch.Tensor) -> Modes:
-    """sums (lanes, bins^2, m, 2, N, N) of shifted modes, brought back and added up: (m, N, N)."""
-    bins, (count, _, size, _) = len(phases), sums.shape[2:]
-    back = phases.conj().resolve_conj()
-    out, wave = np.empty((count, size, size), np.complex64), torch.empty((size, size), dtype=torch.complex64)
-    rows, columns = torch.empty_like(wave), torch.empty_like(wave)
-    for m in range(count):
-        for row in range(bins):
+    def gathered(self, sums: Planes) -> Modes:
+        """sums (lanes, bins^2, m, 2, N, N) of shifted modes, brought back and added up: (m, N, N)."""
+        bins, (count, _, size, _) = len(self.phases), sums.shape[2:]
+        out, wave = np.empty((count, size, size), np.complex64), torch.empty((size, size), dtype=torch.complex64)
+        rows = torch.empty_like(wave)
+        for m in range(count):
             rows.zero_()
             for col in range(1, bins):
-                kernels.join(sums, row * bins + col, m, wave.numpy())
-                rows.addcmul_(torch.fft.fft(wave, dim=-1), back[col])
-            kernels.join(sums, row * bins, m, wave.numpy())
-            wave += torch.fft.ifft(rows, dim=-1)
+                self.along_back.bring_back(sums, range(col, bins * bins, bins), m, wave.numpy())
+                rows.addcmul_(torch.fft.fft(wave, dim=-1), self.back[col])
+            self.along_back.bring_back(sums, range(0, bins * bins, bins), m, out[m])
+            out[m] += torch.fft.ifft(rows, dim=-1).numpy()
+        return out
+
+
+class _Whole:
+    """Shifts of an image along y, by torch, for any size."""
+
+    def __init__(self, phases: torch.Tensor) -> None:
+        self.phases = phases[:, :, None]
+
+    def shift(self, wave: Image, moved: list[tuple[Planes, Planes]], first: bool) -> None:
+        """Planes (2, N, N) of the image (N, N) by each phase, and its intensity into light (N, N), or added to it."""
+        spectrum = torch.fft.fft(torch.from_numpy(wave), dim=-2)
+        for row, (planes, light) in enumerate(moved):
+            there = torch.fft.ifft(spectrum * self.phases[row], dim=-2).numpy() if row else wave
+            kernels.split_mode(there, planes, light, first)
+
+    def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
+        """out (N, N): the adjoint, of the mode's sums in some bins of the bank."""
+        wave, spectrum = np.empty_like(out), torch.zeros(out.shape, dtype=torch.complex64)
+        for row, k in enumerate(shifted):
             if row:
-                columns.addcmul_(torch.fft.fft(wave, dim=-2), back[row][:, None])
-            else:
-                out[m] = wave.numpy()
-                columns.zero_()
-        out[m] += torch.fft.ifft(columns, dim=-2).numpy()
-    return out
+                kernels.join(sums, k, m, wave)
+                spectrum.addcmul_(torch.fft.fft(torch.from_numpy(wave), dim=-2), self.phases[row])
+        kernels.join(sums, shifted[0], m, out)
+        out += torch.fft.ifft(spectrum, dim=-2).numpy()
+
+
+class _Strips:
+    """As `_Whole`, in strips of columns: three times as fast."""
+
+    def __init__(self, phases: torch.Tensor) -> None:
+        size = phases.shape[1]
+        unsorted = phases.numpy()[:, columns.order(size)] / np.float32(size)
+        self.phases = np.ascontiguousarray(np.stack([unsorted.real, unsorted.imag], 2))
+        self.turns = columns.twiddles(size)
+        self.forward, self.backward = columns.transforms(size)
+        self.image, self.other = columns.strip(size, size // columns.WIDTH), columns.strip(size, size // columns.WIDTH)
+
+    def shift(self, wave: Image, moved: list[tuple[Planes, Planes]], first: bool) -> None:
+        """Likewise."""
+        kernels.split_mode(wave, *moved[0], first)
+        columns.cut(moved[0][0][None, None, None], 0, 0, self.image)
+        self.forward(self.image, self.turns)
+        for (planes, light), phase in zip(moved[1:], self.phases[1:], strict=True):
+            columns.turned(self.image, phase, self.other, False)
+            self.backward(self.other, self.turns)
+            columns.paste(self.other, planes, light, first)
+
+    def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
+        """Likewise."""
+        self.other[:] = 0
+        for k, phase in zip(shifted[1:], self.phases[1:], strict=True):
+            columns.cut(sums, k, m, self.image)
+            self.forward(self.image, self.turns)
+            columns.turned(self.image, phase, self.other, True)
+        self.backward(self.other, self.turns)
+        kernels.join(sums, shifted[0], m, out)
+        columns.add(self.other, out)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from beamside.ptycho.engine import Ptychography
 
 _COUNTERS = (
-    "iteration", "since_arrival", "visits", "closing", "closed", "streamed", "errors", "recentred", "regress",
+    "iteration", "since_arrival", "visits", "closing", "closed", "errors", "recentred", "regress",
     "unexplained",
 )  # fmt: skip
 

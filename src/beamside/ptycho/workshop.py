@@ -71,6 +71,7 @@ class Workshop:
         self.frames, self.canvas, self.detector, self.lanes = frames, canvas, detector, lanes
         self.size = frames.size
         self.phases = shift_phases(self.size)
+        self._shifts = shifts.Bank(self.phases)
         self.probe_velocity: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self.probe: Modes = np.zeros((0, self.size, self.size), np.complex64)
         self._whole: NDArray[np.complex64] | None = None
@@ -116,7 +117,7 @@ class Workshop:
         if changed:
             self.bank_planes = _zeros(BINS * BINS, len(modes), 2, self.size, self.size)
             self.light = _zeros(BINS * BINS, self.size, self.size)
-        shifts.fill_bank(self.probe, self.phases, self.bank_planes, self.light)
+        self._shifts.fill(self.probe, self.bank_planes, self.light)
         self._whole = None
         if changed:
             self.probe_velocity = np.zeros_like(self.probe)
@@ -253,7 +254,7 @@ class Workshop:
         counts, rows = self.frames.block(block)
         held = self._lanes[lane]
         return float(
-            columns.residual_between_rows(
+            columns.residual_between_rows(self.size)(
                 waves.numpy().view(np.float32), counts, rows, self.detector.valid,
                 np.float32(self.detector.saturation), np.float32(1.0 / self.size**2), noise.poisson,
                 np.float32(noise.floor), *self._columns, held.strip, held.line, held.near,
@@ -319,7 +320,7 @@ class Workshop:
 
     def probe_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Numerator (m, N, N) with the sub-pixel shifts undone, and denominator (N, N), over all lanes."""
-        return shifts.gathered(self.pnum, self.phases), self.pden.sum(0)
+        return self._shifts.gathered(self.pnum), self.pden.sum(0)
 
     def object_sums(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Numerator and denominator (H, W) over all lanes."""
