@@ -146,9 +146,9 @@ def plan(size: int) -> tuple[int, ...]:
 def transforms(size: int) -> tuple[Any, Any]:
     """The columns' FFT of an image in strips, in place: forward, and back without the 1/N.
 
-    Each takes (strips, N x 2 columns) and `twiddles`, and is compiled for one size. Its stages are written out, here and
-    below: what a compiled function gets as a tuple of them is not left out where it is 0, and one function that holds
-    another cannot be kept on disk.
+    Each takes (strips, N x 2 columns) and `twiddles`, and is compiled for one size. Its stages are written out, here
+    and below: of a tuple of them those that are 0 would not be left out, and a function that holds another compiled one
+    cannot be kept on disk.
     """
     a0, l0, a1, l1, a2, l2, a3, l3, a4, l4, a5, l5 = plan(size)
     pairs = bool(order(size)[1] * 2 == size)
