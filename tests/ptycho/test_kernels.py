@@ -256,7 +256,11 @@ def test_update_object(lanes: int, smooth: float, gather: bool) -> None:
     f, force, pull = np.float32, np.ones(b.obj.shape, np.float32), (b.obj.conj() * num.sum(0)).imag
     parts = planes_of(num, 1)
     numbers = (f(step), f(damping), f(momentum), f(peak), f(smooth))
-    kernels.update_object(b.obj, velocity, parts, den, *numbers, force, gather)
+    most = [float(kernels.merge(parts, den, first, last)) for first, last in ((0, 5), (5, H))]
+    assert max(most) == pytest.approx(peak, rel=1e-6)
+    ends = b.obj[[0, 5]], b.obj[[4, H - 1]]
+    for (first, last), rows in zip(((0, 5), (5, H)), ends, strict=True):
+        kernels.update_object(b.obj, velocity, parts[0], den[0], *numbers, force, gather, first, last, rows)
     close(force, 1 + pull * gather)
     close(velocity, move)
     close(b.obj, wanted)

@@ -246,19 +246,14 @@ def step_lengths(obj, bank, corners, bins, frames, chi, d_obj, d_bank, out):
 
 
 @njit(**_FAST)
-def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth, force, gather):
-    """velocity <- momentum velocity + step D^-1 num; obj <- obj + velocity; the sums are cleared for the next batch.
+def merge(num, den, first, last):
+    """Add the lanes' rows from first to before last to the first lane's, and clear those; the most there is in den.
 
-    num: planes (lanes, 2, H, W). den: (lanes, H, W). D = (1 - damping) den + damping peak + 8 smooth, the diagonal of
-    the normal equations; `smooth` adds the gradient of a quadratic smoothness prior, smooth times the Laplacian of obj,
-    where frames fall. gather: whether force (H, W) += Im(conj(obj) num), what pulls at each pixel's phase.
+    num: planes (lanes, 2, H, W). den: (lanes, H, W).
     """
-    lanes, height, width = den.shape
-    above = obj[0].copy()
-    for y in range(height):
-        here = obj[y].copy()
-        below = obj[min(y + 1, height - 1)]
-        v, o = velocity[y], obj[y]
+    lanes, width = len(den), den.shape[2]
+    most = np.float32(0)
+    for y in range(first, last):
         re, im, d = num[0, 0, y], num[0, 1, y], den[0, y]
         for lane in range(1, lanes):
             re1, im1, d1 = num[lane, 0, y], num[lane, 1, y], den[lane, y]
@@ -269,6 +264,27 @@ def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth
                 re1[x] = 0
                 im1[x] = 0
                 d1[x] = 0
+        for x in range(width):
+            most = max(most, d[x])
+    return most
+
+
+@njit(**_FAST)
+def update_object(obj, velocity, num, den, step, damping, momentum, peak, smooth, force, gather, first, last, ends):
+    """velocity <- momentum velocity + step D^-1 num; obj <- obj + velocity; the sums are cleared for the next batch.
+
+    In rows from first to before last. num: planes (2, H, W). den: (H, W). D = (1 - damping) den + damping peak
+    + 8 smooth, the diagonal of the normal equations; `smooth` adds the gradient of a quadratic smoothness prior, smooth
+    times the Laplacian of obj, where frames fall. gather: whether force (H, W) += Im(conj(obj) num), what pulls at each
+    pixel's phase. ends: (2, W) complex64, the rows above and below as they were.
+    """
+    width = den.shape[1]
+    above = ends[0]
+    for y in range(first, last):
+        here = obj[y].copy()
+        below = ends[1] if y + 1 == last else obj[y + 1]
+        v, o = velocity[y], obj[y]
+        re, im, d = num[0, y], num[1, y], den[y]
         if gather:
             f = force[y]
             for x in range(width):

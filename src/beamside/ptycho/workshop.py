@@ -7,10 +7,11 @@ comes from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ _CACHE_BYTES = 1 << 20
 """Waves of a block: what a core's second-level cache holds. With half of it calls cost more than they save."""
 Frames = NDArray[np.int64]
 Kept = dict[int, NDArray[np.complex64]]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -271,9 +273,7 @@ class Workshop:
             part, step = parts[lane], self.block_frames
             return [work(lane, part[at : at + step]) for at in range(0, len(part), step)]
 
-        lanes = range(self.lanes)
-        done = [run(0)] if self._pool is None else list(self._pool.map(run, lanes))
-        return [found for lane in done for found in lane]
+        return [found for lane in self._on_lanes(run, range(self.lanes)) for found in lane]
 
     # updates from the sums
 
@@ -284,11 +284,25 @@ class Workshop:
 
         gather: add what pulls at each pixel's phase to `force`.
         """
-        peak = np.float32((self.den[0] if self.lanes == 1 else self.den.sum(0)).max())
-        kernels.update_object(
-            self.canvas.object, self.canvas.velocity, self.num, self.den, np.float32(step), np.float32(damping),
-            np.float32(momentum), peak, np.float32(smooth * peak), self.force, gather,
-        )  # fmt: skip
+        obj = self.canvas.object
+        edges = np.linspace(0, len(obj), self.lanes + 1).astype(int).tolist()
+        parts = list(pairwise(edges))
+        # A lane's rows lean on their neighbours, which another lane changes meanwhile.
+        ends = {first: obj[[max(first - 1, 0), min(last, len(obj) - 1)]] for first, last in parts}
+        peak = max(self._on_lanes(lambda part: float(kernels.merge(self.num, self.den, *part)), parts))
+
+        def update(part: tuple[int, int]) -> None:
+            kernels.update_object(
+                obj, self.canvas.velocity, self.num[0], self.den[0], np.float32(step), np.float32(damping),
+                np.float32(momentum), np.float32(peak), np.float32(smooth * peak), self.force, gather, *part,
+                ends[part[0]],
+            )  # fmt: skip
+
+        self._on_lanes(update, parts)
+
+    def _on_lanes(self, work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+        """`work(part)` of each lane's part."""
+        return [work(part) for part in parts] if self._pool is None else list(self._pool.map(work, parts))
 
     def exit_wave(self, frame: int) -> NDArray[np.complex64]:
         """(m, N, N) P O of one frame with the object as it is."""
