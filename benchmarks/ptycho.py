@@ -46,6 +46,8 @@ _PEERS = (("ptychi", ("LSQML", "20")), _EPIE, ("cdtools", ("12",)))
 _JOINT = ("ptychi", ("LSQML", "40", "--modes", "2", "--pos"))
 CASES = {
     "1e5": Case(peers=_PEERS),
+    # No longer than to an NRMSE of .036.
+    "soon": Case(ours=("--iterations-after-close", "3", "--max-iterations", "6")),
     "1e3": Case(("--photons", "1e3"), peers=(("ptychi", ("LSQML", "20")),)),
     "modes": Case(("--modes", "2", "--pos-error", "1"), ("--modes", "2", "--refine-positions"), 2, peers=(_JOINT,)),
     "cold": Case(warm=False),

@@ -5,30 +5,21 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from beamside.optics.rotation import align_images, euler_angles_deg, euler_matrix, in_plane_matrix, rotate_images
+from beamside.optics.rotation import align_images, euler_matrix, in_plane_matrix, rotate_images
 
 ANGLE = st.floats(-180, 180)
 
 
-@example(rot=91.0, tilt=5e-8, psi=8.0)
-@example(rot=91.0, tilt=180 - 1e-6, psi=8.0)
 @given(rot=ANGLE, tilt=st.floats(0, 180), psi=ANGLE)
 def test_psi_multiplies_from_the_left(rot: float, tilt: float, psi: float) -> None:
     whole = euler_matrix(rot, tilt, psi)
     np.testing.assert_allclose(in_plane_matrix(psi) @ euler_matrix(rot, tilt, 0), whole, atol=1e-12)
     np.testing.assert_allclose(whole @ whole.T, np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(euler_matrix(*euler_angles_deg(whole)), whole, atol=1e-11)
     view = [np.cos(np.deg2rad(rot)) * np.sin(np.deg2rad(tilt)), np.sin(np.deg2rad(rot)) * np.sin(np.deg2rad(tilt))]
     np.testing.assert_allclose(whole[2], [*view, np.cos(np.deg2rad(tilt))], atol=1e-12)
-
-
-@pytest.mark.parametrize("tilt", [0.0, 180.0])
-def test_angles_at_the_poles(tilt: float) -> None:
-    whole = euler_matrix(np.array([20.0, -130.0]), tilt, np.array([50.0, 170.0]))
-    np.testing.assert_allclose(euler_matrix(*euler_angles_deg(whole)), whole, atol=1e-9)
 
 
 def test_the_benchmarks_matrices(cls_common: ModuleType) -> None:

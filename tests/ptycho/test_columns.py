@@ -13,8 +13,12 @@ from beamside.ptycho.workshop import Likelihood
 from tests.ptycho.test_kernels import GAUSSIAN, POISSON, close, wave
 
 
+def _slow(size: int) -> Any:
+    return pytest.param(size, np.uint16, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("size", "dtype"), [(64, np.uint16), (64, np.float32), (128, np.uint16)], ids=["64", "64 float", "128"]
+    ("size", "dtype"), [(64, np.uint16), (64, np.float32), (128, np.uint16), (256, np.uint16), _slow(1024), _slow(4096)]
 )
 @pytest.mark.parametrize("noise", [POISSON, GAUSSIAN], ids=["poisson", "gaussian"])
 def test_the_same_residual_as_of_whole_transforms(size: int, noise: Likelihood, dtype: Any) -> None:
@@ -35,6 +39,24 @@ def test_the_same_residual_as_of_whole_transforms(size: int, noise: Likelihood, 
     )  # fmt: skip
     close(np.fft.ifft(half, axis=-1, norm="forward"), wanted)
     assert found == pytest.approx(misfit, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, *(pytest.param(n, marks=pytest.mark.slow) for n in (1024, 4096))])
+def test_columns_are_transformed(size: int) -> None:
+    """Of every number of stages, with and without pairs: each row holds the frequency that `order` says, and back."""
+    image = wave(np.random.default_rng(size), size, columns.WIDTH)
+    strips = columns.strip(size, 1)
+    strips[0] = np.concatenate([image.real, image.imag], 1).ravel()
+    forward, backward = columns.transforms(size)
+
+    def held() -> NDArray[np.complex64]:
+        rows = strips[0].reshape(size, 2, columns.WIDTH)
+        return np.asarray(rows[:, 0] + 1j * rows[:, 1])
+
+    forward(strips, columns.twiddles(size))
+    close(held(), np.fft.fft(image, axis=0)[columns.order(size)])
+    backward(strips, columns.twiddles(size))
+    close(held(), size * image)
 
 
 def test_sizes_that_go_the_long_way() -> None:

@@ -46,18 +46,6 @@ def euler_matrix(
     return product
 
 
-def euler_angles_deg(
-    matrix: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(rot, tilt, psi) of matrices (..., 3, 3); where tilt is 0 or 180, rot is 0 and psi holds the whole turn."""
-    flat = np.hypot(matrix[..., 2, 0], matrix[..., 2, 1])
-    tilt = np.rad2deg(np.arctan2(flat, matrix[..., 2, 2]))
-    rot = np.where(flat < 1e-12, 0.0, np.rad2deg(np.arctan2(matrix[..., 2, 1], matrix[..., 2, 0])))
-    # Near a pole rot is uncertain: psi is what it leaves, so that both together are not.
-    left = matrix @ np.swapaxes(euler_matrix(rot, tilt, 0.0), -1, -2)
-    return rot, tilt, np.rad2deg(np.arctan2(left[..., 0, 1], left[..., 0, 0]))
-
-
 def align_images(images: Tensor, psi_deg: Tensor, origin_y_px: Tensor, origin_x_px: Tensor) -> Tensor:
     """Particles (n, box, box) laid on their class average: moved by their origins, then turned by psi, bicubic.
 

@@ -261,6 +261,66 @@ def add(strips, out):
                 o[start + x] += complex(strip[at + x], strip[at + part + x])
 
 
+@njit(inline="always", **_FAST)
+def _take(waves, first, strip, size):
+    """A strip of the waves (N, 2 N) of which the columns begin at `first`."""
+    # A length that the compiler knows makes it unroll these loops, which have so little in them, before it could make
+    # vectors of them: read from the workspace, copying takes a third of the time.
+    row = _U(len(strip) // size)
+    part = row // _U(2)
+    for y in range(size):
+        a, at = waves[y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
+        for x in range(part):
+            strip[at + x] = a[_U(2) * x]
+            strip[at + part + x] = a[_U(2) * x + _U(1)]
+
+
+@njit(inline="always", **_FAST)
+def _give(strip, waves, first, size):
+    """The reverse of `_take`."""
+    row = _U(len(strip) // size)
+    part = row // _U(2)
+    for y in range(size):
+        a, at = waves[y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
+        for x in range(part):
+            a[_U(2) * x] = strip[at + x]
+            a[_U(2) * x + _U(1)] = strip[at + part + x]
+
+
+@njit(inline="always", **_FAST)
+def _weigh(work, y, n, w, q, size, saturation, scale, poisson, floor):
+    """Row y of all modes' strips (modes, N x 2 columns) times its residual, for counts n where w is 1; the misfit."""
+    row = _U(work.shape[1] // size)
+    part, at = row // _U(2), _U(y) * row
+    for x in range(part):
+        q[x] = floor
+    for m in range(len(work)):
+        strip = work[m]
+        for x in range(part):
+            re, im = strip[at + x], strip[at + part + x]
+            q[x] += (re * re + im * im) * scale
+    misfit = _ZERO
+    if poisson:
+        for x in range(part):
+            keep = w[x] if n[x] < saturation else _ZERO
+            r = n[x] / q[x]
+            f = np.sqrt(r) - _ONE
+            misfit += keep * q[x] * f * f
+            q[x] = keep * scale * _HALF * (r - _ONE)
+    else:
+        for x in range(part):
+            keep = w[x] if n[x] < saturation else _ZERO
+            f = np.sqrt(n[x] / q[x]) - _ONE
+            misfit += keep * q[x] * f * f
+            q[x] = keep * scale * f
+    for m in range(len(work)):
+        strip = work[m]
+        for x in range(part):
+            strip[at + x] *= q[x]
+            strip[at + part + x] *= q[x]
+    return misfit
+
+
 @lru_cache
 def residual_between_rows(size: int) -> Any:
     """As `kernels.residual_waves`, with the columns' FFT before it and the one back (without the 1/N) after it.
@@ -276,26 +336,16 @@ def residual_between_rows(size: int) -> Any:
 
     @njit(**_FAST)
     def residual(waves, counts, rows, valid, saturation, scale, poisson, floor, turns, places, work, line, near):
-        modes = waves.shape[1]
-        # A length that the compiler knows makes it unroll these loops, which have so little in them, before it could
-        # make vectors of them: read from the workspace, copying takes a third of the time.
-        row = _U(work.shape[1] // size)
-        part = row // _U(2)
         total = 0.0
-        q = line[0]
         for b in range(len(rows)):
             for y in range(size):
                 c, d = counts[rows[b], y], near[y]
                 for x in range(size):
                     d[x] = np.float32(c[x])
             for first in range(0, size, WIDTH):
-                for m in range(modes):
+                for m in range(waves.shape[1]):
                     strip = work[m]
-                    for y in range(size):
-                        a, at = waves[b, m, y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
-                        for x in range(part):
-                            strip[at + x] = a[_U(2) * x]
-                            strip[at + part + x] = a[_U(2) * x + _U(1)]
+                    _take(waves[b, m], first, strip, size)
                     _forward(strip, turns, a0, size, l0)
                     _forward(strip, turns, a1, size, l1)
                     _forward(strip, turns, a2, size, l2)
@@ -309,35 +359,8 @@ def residual_between_rows(size: int) -> Any:
                         _pairs(strip, size)
                 for y in range(size):
                     n, w = near[places[y], first : first + WIDTH], valid[places[y], first : first + WIDTH]
-                    at = _U(y) * row
-                    for x in range(part):
-                        q[x] = floor
-                    for m in range(modes):
-                        strip = work[m]
-                        for x in range(part):
-                            re, im = strip[at + x], strip[at + part + x]
-                            q[x] += (re * re + im * im) * scale
-                    misfit = _ZERO
-                    if poisson:
-                        for x in range(part):
-                            keep = w[x] if n[x] < saturation else _ZERO
-                            r = n[x] / q[x]
-                            f = np.sqrt(r) - _ONE
-                            misfit += keep * q[x] * f * f
-                            q[x] = keep * scale * _HALF * (r - _ONE)
-                    else:
-                        for x in range(part):
-                            keep = w[x] if n[x] < saturation else _ZERO
-                            f = np.sqrt(n[x] / q[x]) - _ONE
-                            misfit += keep * q[x] * f * f
-                            q[x] = keep * scale * f
-                    total += misfit
-                    for m in range(modes):
-                        strip = work[m]
-                        for x in range(part):
-                            strip[at + x] *= q[x]
-                            strip[at + part + x] *= q[x]
-                for m in range(modes):
+                    total += _weigh(work, y, n, w, line[0], size, saturation, scale, poisson, floor)
+                for m in range(waves.shape[1]):
                     strip = work[m]
                     if pairs:
                         _pairs(strip, size)
@@ -350,11 +373,7 @@ def residual_between_rows(size: int) -> Any:
                     _backward(strip, turns, a2, size, l2)
                     _backward(strip, turns, a1, size, l1)
                     _backward(strip, turns, a0, size, l0)
-                    for y in range(size):
-                        a, at = waves[b, m, y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
-                        for x in range(part):
-                            a[_U(2) * x] = strip[at + x]
-                            a[_U(2) * x + _U(1)] = strip[at + part + x]
+                    _give(strip, waves[b, m], first, size)
         return total
 
     return residual

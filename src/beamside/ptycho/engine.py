@@ -38,7 +38,7 @@ from beamside.run.guard import Guard
 CATCH_UP, CATCH_UP_BROAD = 10, 20
 """Iterations that the last frames to arrive get before the closing ones, and those of a scan so broad that it takes
 longer to come right as a whole."""
-_A_WINDOW = 3.0
+_PER_FRAME_BREADTH = 3.0
 """Of them, iterations for each breadth of a frame that the scan spreads over."""
 SETTLED = 60
 """Iterations without a new frame after which an open run waits."""
@@ -195,7 +195,7 @@ class Ptychography:
     @property
     def _catch_up(self) -> int:
         spread_px = np.ptp(self.store.position_m[self.store.usable], axis=0).max() / self.optics.pixel_m
-        return int(np.clip(_A_WINDOW * (1 + spread_px / self.size), CATCH_UP, CATCH_UP_BROAD))
+        return int(np.clip(_PER_FRAME_BREADTH * (1 + spread_px / self.size), CATCH_UP, CATCH_UP_BROAD))
 
     def _label(self) -> str:
         if self._in_closing():

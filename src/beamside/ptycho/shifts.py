@@ -22,8 +22,7 @@ class Bank:
 
     def __init__(self, phases: torch.Tensor) -> None:
         self.phases, self.back = phases, phases.conj().resolve_conj()
-        along_y = _Strips if columns.possible(phases.shape[1]) else _Whole
-        self.along, self.along_back = along_y(phases), along_y(self.back)
+        self.along_y = _Strips(phases) if columns.possible(phases.shape[1]) else _Whole(phases)
 
     def fill(self, modes: Modes, planes: Planes, light: Planes) -> None:
         """planes (bins^2, m, 2, N, N): the modes (m, N, N) shifted; light (bins^2, N, N): their intensity together."""
@@ -35,7 +34,7 @@ class Bank:
                 if col:
                     wave = torch.fft.ifft(torch.mul(rows, self.phases[col], out=turned), dim=-1)
                 moved = [(planes[k, m], light[k]) for k in range(col, bins * bins, bins)]
-                self.along.shift(wave.numpy(), moved, m == 0)
+                self.along_y.shift(wave.numpy(), moved, m == 0)
 
     def gathered(self, sums: Planes) -> Modes:
         """sums (lanes, bins^2, m, 2, N, N) of shifted modes, brought back and added up: (m, N, N)."""
@@ -45,9 +44,9 @@ class Bank:
         for m in range(count):
             rows.zero_()
             for col in range(1, bins):
-                self.along_back.bring_back(sums, range(col, bins * bins, bins), m, wave.numpy())
+                self.along_y.bring_back(sums, range(col, bins * bins, bins), m, wave.numpy())
                 rows.addcmul_(torch.fft.fft(wave, dim=-1), self.back[col])
-            self.along_back.bring_back(sums, range(0, bins * bins, bins), m, out[m])
+            self.along_y.bring_back(sums, range(0, bins * bins, bins), m, out[m])
             out[m] += torch.fft.ifft(rows, dim=-1).numpy()
         return out
 
@@ -56,7 +55,7 @@ class _Whole:
     """Shifts of an image along y, by torch, for any size."""
 
     def __init__(self, phases: torch.Tensor) -> None:
-        self.phases = phases[:, :, None]
+        self.phases, self.back = phases[:, :, None], phases.conj().resolve_conj()[:, :, None]
 
     def shift(self, wave: Image, moved: list[tuple[Planes, Planes]], first: bool) -> None:
         """Planes (2, N, N) of the image (N, N) by each phase, and its intensity into light (N, N), or added to it."""
@@ -71,7 +70,7 @@ class _Whole:
         for row, k in enumerate(shifted):
             if row:
                 kernels.join(sums, k, m, wave)
-                spectrum.addcmul_(torch.fft.fft(torch.from_numpy(wave), dim=-2), self.phases[row])
+                spectrum.addcmul_(torch.fft.fft(torch.from_numpy(wave), dim=-2), self.back[row])
         kernels.join(sums, shifted[0], m, out)
         out += torch.fft.ifft(spectrum, dim=-2).numpy()
 
@@ -83,6 +82,7 @@ class _Strips:
         size = phases.shape[1]
         unsorted = phases.numpy()[:, columns.order(size)] / np.float32(size)
         self.phases = np.ascontiguousarray(np.stack([unsorted.real, unsorted.imag], 2))
+        self.back = self.phases * np.array([1, -1], np.float32)
         self.turns = columns.twiddles(size)
         self.forward, self.backward = columns.transforms(size)
         self.image, self.other = columns.strip(size, size // columns.WIDTH), columns.strip(size, size // columns.WIDTH)
@@ -100,7 +100,7 @@ class _Strips:
     def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
         """Likewise."""
         self.other[:] = 0
-        for k, phase in zip(shifted[1:], self.phases[1:], strict=True):
+        for k, phase in zip(shifted[1:], self.back[1:], strict=True):
             columns.cut(sums, k, m, self.image)
             self.forward(self.image, self.turns)
             columns.turned(self.image, phase, self.other, True)
