@@ -5,15 +5,13 @@
 Scans are made by the reference data's own generator and scored by its scorer, so nothing of ours judges itself; all
 programs begin from the same probe, object and positions. Time is processor time of a whole process, imports, reading
 and writing included, on one thread. `--rate` measures frames x iterations a processor second in this process, in turns
-with two FFTs a frame and nothing else, which is the roof. `--real` is the measured Siemens star.
+with two FFTs a frame and nothing else, which is the roof. `--real` is the measured Siemens star (`ptycho_star.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import bz2
 import importlib.util
-import io
 import json
 import os
 import subprocess
@@ -191,28 +189,6 @@ def rate(size: int, frames: int, turns: int = 8) -> str:
     )
 
 
-def real(shared: Path, folder: Path) -> str:
-    """The measured Siemens star: R of `beamside ptycho` and its processor time."""
-    judge = reference(shared, "evaluate")
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = (shared / "data" / "ptycho" / "siemens-star-small.npz.bz2").read_bytes()
-    z = np.load(io.BytesIO(bz2.decompress(packed)))
-    frames = z["data"][0]
-    size = frames.shape[-1]
-    np.save(folder / "start.npy", z["probe"].reshape(-1, size, size)[:1].astype(np.complex64))
-    beamside, run = str(Path(sys.executable).with_name("beamside")), folder / "run"
-    # Unpacked beforehand: bzip2 is how the reference data are kept, and costs a second that belongs to nobody.
-    source = folder / "star.npz"
-    np.savez(source, **{name: z[name] for name in z.files})
-    command = [beamside, "ptycho", str(source), str(run), "--threads", "1", "--quiet", "--probe"]
-    cpu, _ = timed([*command, str(folder / "start.npy"), "--dc", "corner"], folder / "ours.log")
-    found = np.load(run / "result" / "object.npz")
-    centred = np.fft.fftshift(frames, axes=(1, 2))
-    every = np.linspace(0, len(frames) - 1, 100).astype(int)
-    r = judge.r_factor(found["object"], found["offset"], found["probe"], found["positions_px"], centred, every)
-    return f"Siemens star, measured: R {r:.4f} in {cpu:.1f} CPU-s"
-
-
 def _three(probe: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return probe if probe.ndim == 3 else probe[None]
 
@@ -231,7 +207,9 @@ def main() -> None:
         print(rate(128, 1000))
         print(rate(256, 400))
     if args.real:
-        print(real(shared, args.out / "real"))
+        from ptycho_star import star
+
+        print(star(shared, args.out / "real", peers=not args.no_peers))
     rows: list[dict[str, Any]] = []
     for name in args.cases:
         rows += rows_of(name, args.seeds, shared, args.out, peers=not args.no_peers)

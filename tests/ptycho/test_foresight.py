@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from beamside.ptycho.engine import Ptychography
-from beamside.ptycho.foresight import FAINT, KNOWN, Told, agreement_of, better, focus
+from beamside.ptycho.foresight import FAINT, FOLDS, KNOWN, Told, agreement_of, better, focus, turns
+from beamside.ptycho.options import StartProbe
 from beamside.ptycho.orientation import Candidate, oriented
-from beamside.ptycho.start import pupil_probe, sweep
+from beamside.ptycho.start import defocused, pupil_probe, sweep
 from beamside.run.guard import Finding
 from beamside.simulate.scan import Scan, ScanRecipe
 from tests.gauntlet.ptycho_drive import Pieces, run_pieces
@@ -65,6 +66,24 @@ def test_where_nothing_is_known_agreement_is_normal_and_where_something_is_it_gr
     assert abs(np.mean(chance)) < 0.25 and 0.85 < np.std(chance) < 1.15
     # A matched filter's: the root of the sum of (0.1 pattern)^2 / pattern over the frames.
     assert np.mean(known) == pytest.approx(0.1 * np.sqrt(10 * pattern.sum()), rel=0.1)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_agreement_is_a_matched_filter(counted: bool) -> None:
+    rng = np.random.default_rng(2)
+    pattern = np.exp(-np.hypot(*(np.mgrid[:12, :12] - 6)) / 0.8) * 20
+    foreseen = pattern * (1 + 0.2 * rng.standard_normal((7, 12, 12)))
+    counts = rng.poisson(foreseen * rng.uniform(0.5, 2, (7, 1, 1))).astype(np.uint16)
+    total = counts.sum((1, 2), keepdims=True).astype(float)
+    expected = total * pattern / pattern.sum()
+    shares = foreseen / foreseen.sum((1, 2), keepdims=True)
+    heard = pattern > (0.02 if counted else 1e-3 * pattern.max())
+    assert 0.5 < heard.mean() < 1
+    weight = heard * total * (shares - shares.mean(0)) / pattern
+    differs = counts - expected
+    spread = (weight**2 * (expected if counted else differs**2)).sum()
+    found = agreement_of(foreseen, counts, pattern, counted=counted)
+    np.testing.assert_allclose(found, ((weight * differs).sum(), spread), rtol=1e-10)
 
 
 def test_a_beam_that_flickers_proves_nothing() -> None:
@@ -146,6 +165,37 @@ def test_a_wrong_axis_at_a_thousand_counts_is_named_from_a_cold_start(turn: int)
     assert seen is not None and seen.values["best"] == turn and "foreseen" in seen.saw
     again = Ptychography.resume(engine.options, engine.header, engine.state(), [scene.batch(made)])
     assert again.opening.foreseen == engine.opening.foreseen and again.opening.focus == engine.opening.focus
+
+
+def test_what_is_beyond_doubt_costs_one_look_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = told(scene.scan(150))
+    probe = pupil_probe(scan.store.mean_pattern, scan.optics, TRUE_M)
+    looks: list[int] = []
+
+    def foreseen(others: float) -> list[float]:
+        def sigma(self: Told, start: Any, parts: int = FOLDS, **more: Any) -> float:
+            looks.append(parts)
+            return (100.0 if len(looks) == 1 else others) * np.sqrt(parts)
+
+        looks.clear()
+        monkeypatch.setattr(Told, "sigma", sigma)
+        return sorted(c.sigma for c in turns(scan, probe, defocus_m=None, signed=True))
+
+    assert foreseen(40.0)[-1] == 100 and set(looks) == {1}
+    assert foreseen(60.0)[-1] == 120 and looks[-2:] == [FOLDS, FOLDS], "both that may be it, with all parts"
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_misfits_that_are_not_noise_settle_the_axes(turn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a start half a millimetre out of focus, which explains neither the right frames nor the turned ones."""
+    made = scene.scan(150, photons=1e6)
+    engine = Ptychography.fresh(scene.options(), scene.header(made))
+    start = StartProbe(defocused(made.probe, engine.optics, 0.5 * TRUE_M), "start", None, None)
+    monkeypatch.setattr("beamside.ptycho.opening.turns", lambda *_, **__: pytest.fail("frames left out were asked"))
+    opening = opened(made, oriented(scene.counts(made), turn), probe=start).opening
+    given = opening.assumed
+    assert given is not None and not given.learns and not given.noisy
+    assert (opening.better.orientation if opening.better else 0) == turn
 
 
 def test_another_orientation_must_be_clearly_ahead() -> None:

@@ -229,23 +229,17 @@ def turned(strips, phase, out, add):
 
 
 @njit(**_FAST)
-def paste(strips, planes, light, first):
-    """planes (2, N, N) of strips, and their intensity into light (N, N), or added to it."""
+def paste(strips, planes):
+    """planes (2, N, N) of strips."""
     size, row = planes.shape[1], _U(strips.shape[1] // planes.shape[1])
     part = row // _U(2)
     for s in range(len(strips)):
         start, strip = _U(s) * part, strips[s]
         for y in range(size):
-            at, re, im, w = _U(y) * row, planes[0, y], planes[1, y], light[y]
+            at, re, im = _U(y) * row, planes[0, y], planes[1, y]
             for x in range(part):
                 re[start + x] = strip[at + x]
                 im[start + x] = strip[at + part + x]
-            if first:
-                for x in range(part):
-                    w[start + x] = strip[at + x] * strip[at + x] + strip[at + part + x] * strip[at + part + x]
-            else:
-                for x in range(part):
-                    w[start + x] += strip[at + x] * strip[at + x] + strip[at + part + x] * strip[at + part + x]
 
 
 @njit(**_FAST)

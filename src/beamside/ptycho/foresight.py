@@ -44,6 +44,9 @@ FAINT = 10.0
 """Significance of all parts together up to which the picture has errors as large as its contrast."""
 _TIMES = 1.2
 """Of the significance of the geometry as given, from which another one is the right one."""
+_BEYOND = 2.0
+"""Of the next best, as one part of the frames foresees them, from which the geometry as given is not doubted: all parts
+together change the ratio of two by a few tenths."""
 SPREAD = 1.2
 """Of the positions, tried at the end: where the object's pixel is too large, frames are foreseen better then."""
 APART = 3.0
@@ -118,14 +121,22 @@ def agreement_of(
     merely absorbs here more than there, proves nothing. counted: counts have the variance of counts; what is not
     counts has that with which it is seen to differ, of which a strong object is a part.
     """
-    total = counts.sum((1, 2), keepdims=True, dtype=np.float64)
-    expected = total * (mean_pattern / max(float(mean_pattern.sum()), 1e-30))
-    shape = foreseen / np.maximum(foreseen.sum((1, 2), keepdims=True), 1e-30)
-    differs = total * (shape - shape.mean(0))
-    least = _LEAST_COUNTS if counted else max(_LEAST_SHARE * float(mean_pattern.max()), 1e-30)
-    weight = np.where(mean_pattern > least, 1 / np.maximum(mean_pattern, least), 0.0) * differs
-    found = counts - expected
-    return float((weight * found).sum()), float((weight**2 * (expected if counted else found**2)).sum())
+    n = mean_pattern.size
+    counts, foreseen, mean = counts.reshape(-1, n), foreseen.reshape(-1, n), mean_pattern.ravel()
+    total = counts.sum(1, dtype=np.float64)
+    share = mean / max(float(mean.sum()), 1e-30)
+    least = _LEAST_COUNTS if counted else max(_LEAST_SHARE * float(mean.max()), 1e-30)
+    heard = np.where(mean > least, 1 / np.maximum(mean, least), 0.0)
+    # total x (share of the frame - its mean over the frames) / mean, in one array: these are large.
+    weight = foreseen / np.maximum(foreseen.sum(1, keepdims=True), 1e-30)
+    weight -= weight.mean(0)
+    weight *= heard
+    weight *= total[:, None]
+    found = np.einsum("kp,kp->k", weight, counts) - total * (weight @ share)
+    if counted:
+        return float(found.sum()), float(total @ (np.square(weight, out=weight) @ share))
+    differs = counts - total[:, None] * share
+    return float(found.sum()), float(np.einsum("kp,kp,kp,kp->", weight, weight, differs, differs))
 
 
 @dataclass(frozen=True)
@@ -177,7 +188,7 @@ def turns(told: Told, probe: Modes | None, *, defocus_m: float | None, signed: b
     """Every orientation of the frames with the significance with which they are foreseen in it, the best first.
 
     Arguments as of `orientation.compare`. One part of the frames says which focus and which other orientation are the
-    best, and all of them how good this one and the one as given are.
+    best, and all of them how good this one and the one as given are, unless that is beyond doubt already.
     """
     frames = trial_frames(told.positions_px, told.store.usable, _MOST_FRAMES)
     counts, rows = told.store.block(frames)
@@ -200,9 +211,12 @@ def turns(told: Told, probe: Modes | None, *, defocus_m: float | None, signed: b
         return Candidate(orientation, False, z, 0.0, with_probe, sigma=max(sigmas)), lambda: here.sigma(start)
 
     found = [looked_at(orientation) for orientation in (ONE_OF_TWINS if cold else range(8))]
-    best = max(found[1:], key=lambda pair: pair[0].sigma)
-    whole = [replace(c, sigma=sigma()) if pair in (found[0], best) else c for pair in found for c, sigma in (pair,)]
-    return sorted(whole, key=lambda c: -c.sigma)
+    (given, whole), (best, whole_best) = found[0], max(found[1:], key=lambda pair: pair[0].sigma)
+    table = [c for c, _ in found]
+    if given.sigma < max(_SURE, _BEYOND * best.sigma):
+        table = [c for c in table if c not in (given, best)]
+        table += [replace(given, sigma=whole()), replace(best, sigma=whole_best())]
+    return sorted(table, key=lambda c: -c.sigma)
 
 
 def better(table: Sequence[Candidate]) -> Candidate | None:

@@ -35,19 +35,13 @@ def split_object(obj, planes):
 
 
 @njit(**_FAST)
-def split_mode(wave, planes, light, first):
-    """planes (2, N, N) of one shifted mode (N, N), and its intensity into light (N, N), or added to it."""
+def split_mode(wave, planes):
+    """planes (2, N, N) of one shifted mode (N, N)."""
     for y in range(wave.shape[0]):
-        p, re, im, w = wave[y], planes[0, y], planes[1, y], light[y]
+        p, re, im = wave[y], planes[0, y], planes[1, y]
         for x in range(wave.shape[1]):
             re[x] = p[x].real
             im[x] = p[x].imag
-        if first:
-            for x in range(wave.shape[1]):
-                w[x] = p[x].real * p[x].real + p[x].imag * p[x].imag
-        else:
-            for x in range(wave.shape[1]):
-                w[x] += p[x].real * p[x].real + p[x].imag * p[x].imag
 
 
 @njit(**_FAST)
@@ -128,12 +122,11 @@ def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor
 
 
 @njit(**_FAST)
-def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pden, with_probe):
+def accumulate(obj, bank, corners, bins, frames, chi, num, den, pnum, pden, with_probe):
     """Add each frame's share: num += conj(P) chi, den += |P|^2 on the canvas; pnum += conj(O) chi, pden += |O|^2.
 
-    obj, bank, num (2, H, W) and pnum (bins, modes, 2, N, N) are planes, chi is viewed as float32. light: (bins, N, N)
-    |P|^2 over the modes. pden only scales the probe's steps, and is much the same from frame to frame: every fourth
-    frame stands for four.
+    obj, bank, num (2, H, W) and pnum (bins, modes, 2, N, N) are planes, chi is viewed as float32. pden only scales
+    the probe's steps, and is much the same from frame to frame: every fourth frame stands for four.
     """
     modes, n, width = bank.shape[1], _U(bank.shape[3]), _U(obj.shape[2])
     o0, o1 = obj[0].ravel(), obj[1].ravel()
@@ -141,11 +134,6 @@ def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pde
     for b in range(len(frames)):
         j = frames[b]
         first, k = _U(corners[j, 0]) * width + _U(corners[j, 1]), bins[j]
-        w = light[k].ravel()
-        for y in range(n):
-            at, own = first + y * width, y * n
-            for x in range(n):
-                d[at + x] += w[own + x]
         for m in range(modes):
             p0, p1, t = bank[k, m, 0].ravel(), bank[k, m, 1].ravel(), chi[b, m].ravel()
             q0, q1 = pnum[k, m, 0].ravel(), pnum[k, m, 1].ravel()
@@ -154,6 +142,7 @@ def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pde
                 if with_probe:
                     for x in range(n):
                         re, im = t[_TWO * (own + x)], t[_TWO * (own + x) + _LAST]
+                        d[at + x] += p0[own + x] * p0[own + x] + p1[own + x] * p1[own + x]
                         s0[at + x] += p0[own + x] * re + p1[own + x] * im
                         s1[at + x] += p0[own + x] * im - p1[own + x] * re
                         q0[own + x] += o0[at + x] * re + o1[at + x] * im
@@ -161,6 +150,7 @@ def accumulate(obj, bank, light, corners, bins, frames, chi, num, den, pnum, pde
                 else:
                     for x in range(n):
                         re, im = t[_TWO * (own + x)], t[_TWO * (own + x) + _LAST]
+                        d[at + x] += p0[own + x] * p0[own + x] + p1[own + x] * p1[own + x]
                         s0[at + x] += p0[own + x] * re + p1[own + x] * im
                         s1[at + x] += p0[own + x] * im - p1[own + x] * re
         if with_probe and b % 4 == 0:

@@ -11,7 +11,7 @@ from beamside.ptycho.foresight import UNDOUBTED, Focus, Told, better, focus, tur
 from beamside.ptycho.noise import expected_misfit
 from beamside.ptycho.optics import Optics
 from beamside.ptycho.options import PtychoOptions, StartProbe
-from beamside.ptycho.orientation import HALF_TURN, Candidate, as_given, compare, is_its_twin
+from beamside.ptycho.orientation import HALF_TURN, LEARNS, Candidate, as_given, compare, is_its_twin
 from beamside.ptycho.probe import Modes, scaled_to, with_modes
 from beamside.ptycho.sketch import Sketch, draw, wipe
 from beamside.ptycho.start import (
@@ -159,7 +159,9 @@ class Opening:
                 *told, probe, defocus_m=self.defocus_m, signed=self.signed, with_dc=False, seed=seed, lanes=lanes,
                 hurried=True, among=(0, HALF_TURN) if fits else None,
             )  # fmt: skip
-        if self.optics.near or (self.better is not None and not given.noisy):
+        fit_best = probe is not None and not is_its_twin(probe) and self.geometry[0] is self.assumed
+        learns = fit_best and given.learnt >= LEARNS
+        if self.optics.near or (not given.noisy and (self.better is not None or learns)):
             return
         # At a low dose a wrong geometry fits, and seems to learn, as well as a right one.
         left_out = self._told(engine)

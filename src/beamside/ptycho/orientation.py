@@ -31,7 +31,7 @@ _OUT = 1.25
 than the geometry as given: where that is wrong, the right one has 0.7 of its unexplained misfit or less."""
 CLEARLY = 0.75
 """Misfit beyond what counting noise explains, relative to that of the geometry as given, where another is better."""
-_LEARNS = 0.5
+LEARNS = 0.5
 """On simulated scans right geometries learn half or more of what is unexplained, wrong ones 0.3 or less, but for the
 half turn of a probe that is nearly symmetric, and starts so wrong that anything is better."""
 _FITS = 1.5
@@ -86,7 +86,7 @@ class Candidate:
     @property
     def learns(self) -> bool:
         """Whether its frames agree so well that no other geometry need be looked at."""
-        return self.learnt >= _LEARNS and self.misfit <= _FITS * self.floored
+        return self.learnt >= LEARNS and self.misfit <= _FITS * self.floored
 
     @property
     def noisy(self) -> bool:

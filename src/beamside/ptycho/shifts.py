@@ -24,8 +24,8 @@ class Bank:
         self.phases, self.back = phases, phases.conj().resolve_conj()
         self.along_y = _Strips(phases) if columns.possible(phases.shape[1]) else _Whole(phases)
 
-    def fill(self, modes: Modes, planes: Planes, light: Planes) -> None:
-        """planes (bins^2, m, 2, N, N): the modes (m, N, N) shifted; light (bins^2, N, N): their intensity together."""
+    def fill(self, modes: Modes, planes: Planes) -> None:
+        """planes (bins^2, m, 2, N, N): the modes (m, N, N) shifted."""
         bins, turned = len(self.phases), torch.empty(modes.shape[1:], dtype=torch.complex64)
         for m, mode in enumerate(torch.from_numpy(modes)):
             rows = torch.fft.fft(mode, dim=-1)
@@ -33,8 +33,7 @@ class Bank:
                 wave = mode
                 if col:
                     wave = torch.fft.ifft(torch.mul(rows, self.phases[col], out=turned), dim=-1)
-                moved = [(planes[k, m], light[k]) for k in range(col, bins * bins, bins)]
-                self.along_y.shift(wave.numpy(), moved, m == 0)
+                self.along_y.shift(wave.numpy(), [planes[k, m] for k in range(col, bins * bins, bins)])
 
     def gathered(self, sums: Planes) -> Modes:
         """sums (lanes, bins^2, m, 2, N, N) of shifted modes, brought back and added up: (m, N, N)."""
@@ -57,12 +56,12 @@ class _Whole:
     def __init__(self, phases: torch.Tensor) -> None:
         self.phases, self.back = phases[:, :, None], phases.conj().resolve_conj()[:, :, None]
 
-    def shift(self, wave: Image, moved: list[tuple[Planes, Planes]], first: bool) -> None:
-        """Planes (2, N, N) of the image (N, N) by each phase, and its intensity into light (N, N), or added to it."""
+    def shift(self, wave: Image, moved: list[Planes]) -> None:
+        """Planes (2, N, N) of the image (N, N) by each phase."""
         spectrum = torch.fft.fft(torch.from_numpy(wave), dim=-2)
-        for row, (planes, light) in enumerate(moved):
+        for row, planes in enumerate(moved):
             there = torch.fft.ifft(spectrum * self.phases[row], dim=-2).numpy() if row else wave
-            kernels.split_mode(there, planes, light, first)
+            kernels.split_mode(there, planes)
 
     def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
         """out (N, N): the adjoint, of the mode's sums in some bins of the bank."""
@@ -87,15 +86,15 @@ class _Strips:
         self.forward, self.backward = columns.transforms(size)
         self.image, self.other = columns.strip(size, size // columns.WIDTH), columns.strip(size, size // columns.WIDTH)
 
-    def shift(self, wave: Image, moved: list[tuple[Planes, Planes]], first: bool) -> None:
+    def shift(self, wave: Image, moved: list[Planes]) -> None:
         """Likewise."""
-        kernels.split_mode(wave, *moved[0], first)
-        columns.cut(moved[0][0][None, None, None], 0, 0, self.image)
+        kernels.split_mode(wave, moved[0])
+        columns.cut(moved[0][None, None, None], 0, 0, self.image)
         self.forward(self.image, self.turns)
-        for (planes, light), phase in zip(moved[1:], self.phases[1:], strict=True):
+        for planes, phase in zip(moved[1:], self.phases[1:], strict=True):
             columns.turned(self.image, phase, self.other, False)
             self.backward(self.other, self.turns)
-            columns.paste(self.other, planes, light, first)
+            columns.paste(self.other, planes)
 
     def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
         """Likewise."""

@@ -80,7 +80,6 @@ class Workshop:
         self.bank_planes: NDArray[np.float32] = np.zeros((0, 0, 2, 0, 0), np.float32)
         self.planes: NDArray[np.float32] = np.zeros((2, 0, 0), np.float32)
         """The bank, and the object as it was when the pass began, with real and imaginary part apart."""
-        self.light: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.corners, self.bins = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
         self.turns = torch.zeros((0, 2, 0), dtype=torch.complex64)
         """Near field: (n, 2, N) phases that move each frame's image back by the shift its probe was given."""
@@ -118,8 +117,7 @@ class Workshop:
         self.probe = np.ascontiguousarray(modes, np.complex64)
         if changed:
             self.bank_planes = _zeros(BINS * BINS, len(modes), 2, self.size, self.size)
-            self.light = _zeros(BINS * BINS, self.size, self.size)
-        self._shifts.fill(self.probe, self.bank_planes, self.light)
+        self._shifts.fill(self.probe, self.bank_planes)
         self._whole = None
         if changed:
             self.probe_velocity = np.zeros_like(self.probe)
@@ -228,7 +226,7 @@ class Workshop:
     def accumulate(self, lane: int, block: Frames, waves: NDArray[np.complex64], *, probe: bool) -> None:
         """Add a block's waves (k, m, N, N) to the lane's sums."""
         kernels.accumulate(
-            self.planes, self.bank_planes, self.light, self.corners, self.bins, block, waves.view(np.float32),
+            self.planes, self.bank_planes, self.corners, self.bins, block, waves.view(np.float32),
             self.num[lane], self.den[lane], self.pnum[lane], self.pden[lane], probe,
         )  # fmt: skip
 
