@@ -156,6 +156,7 @@ def test_an_engine_whose_volumes_were_refused_closes_slowly() -> None:
     assert stages[0] == closing_stages(engine.band, None, anneal=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("refused_once")
 def test_a_second_search_is_resumed_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "_HOPELESS", -math.inf)
