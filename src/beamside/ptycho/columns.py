@@ -9,7 +9,6 @@ order instead.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +55,11 @@ def twiddles(size: int) -> NDArray[np.float32]:
         left //= 4
     every = np.concatenate(found)
     return np.stack([every.real, every.imag], 1).astype(np.float32)
+
+
+def sized(size: int) -> tuple[int, ...]:
+    """A tuple as long as the size has factors of two: its length is part of its type, which makes it a constant."""
+    return (0,) * (size.bit_length() - 1)
 
 
 def strip(size: int, modes: int) -> NDArray[np.float32]:
@@ -134,58 +138,54 @@ def _pairs(work, size):
             work[first + _ROW + x] = a - b
 
 
-def plan(size: int) -> tuple[int, ...]:
-    """Of up to six stages of four: where the twiddles of each begin and how many rows a run has, or 0 and 0."""
-    lefts = [size >> 2 * k for k in range(6) if size >> 2 * k >= 4]
-    starts = [sum(3 * (left // 4) for left in lefts[:k]) for k in range(len(lefts))]
-    found = [value for pair in zip(starts, lefts, strict=True) for value in pair]
-    return tuple((found + 12 * [0])[:12])
+@njit(**_FAST)
+def forward(strips, turns, sized):
+    """The columns' FFT of strips (any, N x 2 columns), in place; `twiddles` and `sized` of N.
 
-
-@lru_cache
-def transforms(size: int) -> tuple[Any, Any]:
-    """The columns' FFT of an image in strips, in place: forward, and back without the 1/N.
-
-    Each takes (strips, N x 2 columns) and `twiddles`, and is compiled for one size. Its stages are written out, here
-    and below: of a tuple of them those that are 0 would not be left out, and a function that holds another compiled one
-    cannot be kept on disk.
+    Written out for every size up to the largest: where the number of rows is known when it is compiled, what does not
+    belong to it is left out.
     """
-    a0, l0, a1, l1, a2, l2, a3, l3, a4, l4, a5, l5 = plan(size)
-    pairs = bool(order(size)[1] * 2 == size)
+    size = 1 << len(sized)
+    for k in range(len(strips)):
+        strip, at = strips[k], 0
+        _forward(strip, turns, at, size, size)
+        at += 3 * (size // 4)
+        _forward(strip, turns, at, size, size // 4)
+        at += 3 * (size // 16)
+        _forward(strip, turns, at, size, size // 16)
+        if size >= 256:
+            at += 3 * (size // 64)
+            _forward(strip, turns, at, size, size // 64)
+        if size >= 1024:
+            at += 3 * (size // 256)
+            _forward(strip, turns, at, size, size // 256)
+        if size >= 4096:
+            at += 3 * (size // 1024)
+            _forward(strip, turns, at, size, size // 1024)
+        if len(sized) % 2:
+            _pairs(strip, size)
 
-    @njit(**_FAST)
-    def forward(strips, turns):
-        for k in range(len(strips)):
-            strip = strips[k]
-            _forward(strip, turns, a0, size, l0)
-            _forward(strip, turns, a1, size, l1)
-            _forward(strip, turns, a2, size, l2)
-            if l3:
-                _forward(strip, turns, a3, size, l3)
-            if l4:
-                _forward(strip, turns, a4, size, l4)
-            if l5:
-                _forward(strip, turns, a5, size, l5)
-            if pairs:
-                _pairs(strip, size)
 
-    @njit(**_FAST)
-    def backward(strips, turns):
-        for k in range(len(strips)):
-            strip = strips[k]
-            if pairs:
-                _pairs(strip, size)
-            if l5:
-                _backward(strip, turns, a5, size, l5)
-            if l4:
-                _backward(strip, turns, a4, size, l4)
-            if l3:
-                _backward(strip, turns, a3, size, l3)
-            _backward(strip, turns, a2, size, l2)
-            _backward(strip, turns, a1, size, l1)
-            _backward(strip, turns, a0, size, l0)
-
-    return forward, backward
+@njit(**_FAST)
+def backward(strips, turns, sized):
+    """And back, without the 1/N."""
+    size = 1 << len(sized)
+    second, third = 3 * (size // 4), 3 * (size // 4 + size // 16)
+    fourth = third + 3 * (size // 64)
+    fifth, sixth = fourth + 3 * (size // 256), fourth + 3 * (size // 256 + size // 1024)
+    for k in range(len(strips)):
+        strip = strips[k]
+        if len(sized) % 2:
+            _pairs(strip, size)
+        if size >= 4096:
+            _backward(strip, turns, sixth, size, size // 1024)
+        if size >= 1024:
+            _backward(strip, turns, fifth, size, size // 256)
+        if size >= 256:
+            _backward(strip, turns, fourth, size, size // 64)
+        _backward(strip, turns, third, size, size // 16)
+        _backward(strip, turns, second, size, size // 4)
+        _backward(strip, turns, 0, size, size)
 
 
 @njit(**_FAST)
@@ -253,121 +253,3 @@ def add(strips, out):
             at, o = _U(y) * row, out[y]
             for x in range(part):
                 o[start + x] += complex(strip[at + x], strip[at + part + x])
-
-
-@njit(inline="always", **_FAST)
-def _take(waves, first, strip, size):
-    """A strip of the waves (N, 2 N) of which the columns begin at `first`."""
-    # A length that the compiler knows makes it unroll these loops, which have so little in them, before it could make
-    # vectors of them: read from the workspace, copying takes a third of the time.
-    row = _U(len(strip) // size)
-    part = row // _U(2)
-    for y in range(size):
-        a, at = waves[y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
-        for x in range(part):
-            strip[at + x] = a[_U(2) * x]
-            strip[at + part + x] = a[_U(2) * x + _U(1)]
-
-
-@njit(inline="always", **_FAST)
-def _give(strip, waves, first, size):
-    """The reverse of `_take`."""
-    row = _U(len(strip) // size)
-    part = row // _U(2)
-    for y in range(size):
-        a, at = waves[y, 2 * first : 2 * (first + WIDTH)], _U(y) * row
-        for x in range(part):
-            a[_U(2) * x] = strip[at + x]
-            a[_U(2) * x + _U(1)] = strip[at + part + x]
-
-
-@njit(inline="always", **_FAST)
-def _weigh(work, y, n, w, q, size, saturation, scale, poisson, floor):
-    """Row y of all modes' strips (modes, N x 2 columns) times its residual, for counts n where w is 1; the misfit."""
-    row = _U(work.shape[1] // size)
-    part, at = row // _U(2), _U(y) * row
-    for x in range(part):
-        q[x] = floor
-    for m in range(len(work)):
-        strip = work[m]
-        for x in range(part):
-            re, im = strip[at + x], strip[at + part + x]
-            q[x] += (re * re + im * im) * scale
-    misfit = _ZERO
-    if poisson:
-        for x in range(part):
-            keep = w[x] if n[x] < saturation else _ZERO
-            r = n[x] / q[x]
-            f = np.sqrt(r) - _ONE
-            misfit += keep * q[x] * f * f
-            q[x] = keep * scale * _HALF * (r - _ONE)
-    else:
-        for x in range(part):
-            keep = w[x] if n[x] < saturation else _ZERO
-            f = np.sqrt(n[x] / q[x]) - _ONE
-            misfit += keep * q[x] * f * f
-            q[x] = keep * scale * f
-    for m in range(len(work)):
-        strip = work[m]
-        for x in range(part):
-            strip[at + x] *= q[x]
-            strip[at + part + x] *= q[x]
-    return misfit
-
-
-@lru_cache
-def residual_between_rows(size: int) -> Any:
-    """As `kernels.residual_waves`, with the columns' FFT before it and the one back (without the 1/N) after it.
-
-    Compiled for one size of frames: with the distances between rows known, a stage is two and a half times as fast.
-
-    It takes waves: rows transformed, viewed as float32, (frames, modes, N, 2 N), changed in place. turns, places, work:
-    of `twiddles`, `order` and `strip`. line, near: (2, N) and (N, N) float32, workspace: counts come from far away, and
-    are fetched row after row before they are wanted in another order.
-    """
-    a0, l0, a1, l1, a2, l2, a3, l3, a4, l4, a5, l5 = plan(size)
-    pairs = bool(order(size)[1] * 2 == size)
-
-    @njit(**_FAST)
-    def residual(waves, counts, rows, valid, saturation, scale, poisson, floor, turns, places, work, line, near):
-        total = 0.0
-        for b in range(len(rows)):
-            for y in range(size):
-                c, d = counts[rows[b], y], near[y]
-                for x in range(size):
-                    d[x] = np.float32(c[x])
-            for first in range(0, size, WIDTH):
-                for m in range(waves.shape[1]):
-                    strip = work[m]
-                    _take(waves[b, m], first, strip, size)
-                    _forward(strip, turns, a0, size, l0)
-                    _forward(strip, turns, a1, size, l1)
-                    _forward(strip, turns, a2, size, l2)
-                    if l3:
-                        _forward(strip, turns, a3, size, l3)
-                    if l4:
-                        _forward(strip, turns, a4, size, l4)
-                    if l5:
-                        _forward(strip, turns, a5, size, l5)
-                    if pairs:
-                        _pairs(strip, size)
-                for y in range(size):
-                    n, w = near[places[y], first : first + WIDTH], valid[places[y], first : first + WIDTH]
-                    total += _weigh(work, y, n, w, line[0], size, saturation, scale, poisson, floor)
-                for m in range(waves.shape[1]):
-                    strip = work[m]
-                    if pairs:
-                        _pairs(strip, size)
-                    if l5:
-                        _backward(strip, turns, a5, size, l5)
-                    if l4:
-                        _backward(strip, turns, a4, size, l4)
-                    if l3:
-                        _backward(strip, turns, a3, size, l3)
-                    _backward(strip, turns, a2, size, l2)
-                    _backward(strip, turns, a1, size, l1)
-                    _backward(strip, turns, a0, size, l0)
-                    _give(strip, waves[b, m], first, size)
-        return total
-
-    return residual

@@ -122,15 +122,14 @@ def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor
 
 
 @njit(**_FAST)
-def accumulate(obj, bank, corners, bins, frames, chi, num, den, pnum, pden, with_probe):
-    """Add each frame's share: num += conj(P) chi, den += |P|^2 on the canvas; pnum += conj(O) chi, pden += |O|^2.
+def accumulate(obj, bank, corners, bins, frames, chi, num, den, pnum, with_probe):
+    """Add each frame's share: num += conj(P) chi, den += |P|^2 on the canvas; pnum += conj(O) chi.
 
-    obj, bank, num (2, H, W) and pnum (bins, modes, 2, N, N) are planes, chi is viewed as float32. pden only scales
-    the probe's steps, and is much the same from frame to frame: every fourth frame stands for four.
+    obj, bank, num (2, H, W) and pnum (bins, modes, 2, N, N) are planes, chi is viewed as float32.
     """
     modes, n, width = bank.shape[1], _U(bank.shape[3]), _U(obj.shape[2])
     o0, o1 = obj[0].ravel(), obj[1].ravel()
-    s0, s1, d, e = num[0].ravel(), num[1].ravel(), den.ravel(), pden.ravel()
+    s0, s1, d = num[0].ravel(), num[1].ravel(), den.ravel()
     for b in range(len(frames)):
         j = frames[b]
         first, k = _U(corners[j, 0]) * width + _U(corners[j, 1]), bins[j]
@@ -153,12 +152,21 @@ def accumulate(obj, bank, corners, bins, frames, chi, num, den, pnum, pden, with
                         d[at + x] += p0[own + x] * p0[own + x] + p1[own + x] * p1[own + x]
                         s0[at + x] += p0[own + x] * re + p1[own + x] * im
                         s1[at + x] += p0[own + x] * im - p1[own + x] * re
-        if with_probe and b % 4 == 0:
-            share = np.float32(min(4, len(frames) - b))
-            for y in range(n):
-                at, own = first + y * width, y * n
-                for x in range(n):
-                    e[own + x] += share * (o0[at + x] * o0[at + x] + o1[at + x] * o1[at + x])
+
+
+@njit(**_FAST)
+def probe_weights(obj, corners, frames, pden):
+    """pden += |O|^2 of each frame; obj in planes. It only scales the probe's steps, and is much the same from frame to
+    frame: every fourth one stands for four."""
+    n, width = _U(len(pden)), _U(obj.shape[2])
+    o0, o1, e = obj[0].ravel(), obj[1].ravel(), pden.ravel()
+    for b in range(0, len(frames), 4):
+        j = frames[b]
+        first, share = _U(corners[j, 0]) * width + _U(corners[j, 1]), np.float32(min(4, len(frames) - b))
+        for y in range(n):
+            at, own = first + y * width, y * n
+            for x in range(n):
+                e[own + x] += share * (o0[at + x] * o0[at + x] + o1[at + x] * o1[at + x])
 
 
 @njit(**_FAST)

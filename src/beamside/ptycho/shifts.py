@@ -83,17 +83,17 @@ class _Strips:
         self.phases = np.ascontiguousarray(np.stack([unsorted.real, unsorted.imag], 2))
         self.back = self.phases * np.array([1, -1], np.float32)
         self.turns = columns.twiddles(size)
-        self.forward, self.backward = columns.transforms(size)
+        self.sized = columns.sized(size)
         self.image, self.other = columns.strip(size, size // columns.WIDTH), columns.strip(size, size // columns.WIDTH)
 
     def shift(self, wave: Image, moved: list[Planes]) -> None:
         """Likewise."""
         kernels.split_mode(wave, moved[0])
         columns.cut(moved[0][None, None, None], 0, 0, self.image)
-        self.forward(self.image, self.turns)
+        columns.forward(self.image, self.turns, self.sized)
         for planes, phase in zip(moved[1:], self.phases[1:], strict=True):
             columns.turned(self.image, phase, self.other, False)
-            self.backward(self.other, self.turns)
+            columns.backward(self.other, self.turns, self.sized)
             columns.paste(self.other, planes)
 
     def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
@@ -101,8 +101,8 @@ class _Strips:
         self.other[:] = 0
         for k, phase in zip(shifted[1:], self.back[1:], strict=True):
             columns.cut(sums, k, m, self.image)
-            self.forward(self.image, self.turns)
+            columns.forward(self.image, self.turns, self.sized)
             columns.turned(self.image, phase, self.other, True)
-        self.backward(self.other, self.turns)
+        columns.backward(self.other, self.turns, self.sized)
         kernels.join(sums, shifted[0], m, out)
         columns.add(self.other, out)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beamside.ptycho import columns, kernels, shifts
+from beamside.ptycho import columns, kernels, shifts, visit
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.probe import BINS, Modes, shift_phases
@@ -26,6 +26,8 @@ from beamside.run.engine import Array
 
 _CACHE_BYTES = 1 << 20
 """Waves of a block: what a core's second-level cache holds. With half of it calls cost more than they save."""
+_AT_ONCE = 64
+"""Frames of a visit each: so many counts are in memory where a scan is larger than that."""
 Frames = NDArray[np.int64]
 Kept = dict[int, NDArray[np.complex64]]
 S = TypeVar("S")
@@ -61,9 +63,8 @@ class _Lane:
     """(frames, modes, N, N) complex64."""
     flat: NDArray[np.float32]
     """The same memory as (frames, modes, N, 2 N)."""
-    strip: NDArray[np.float32]
     line: NDArray[np.float32]
-    near: NDArray[np.float32]
+    bench: visit.Bench | None
 
 
 class Workshop:
@@ -90,8 +91,8 @@ class Workshop:
             torch.set_num_threads(1)
         self._lanes: list[_Lane] = []
         there = detector.transfer is None and columns.possible(self.size)
-        self._columns = (columns.twiddles(self.size), columns.order(self.size)) if there else None
-        """Far field: of frames whose columns can be transformed where the residual is; others go the long way."""
+        self._plan = visit.plan(self.size) if there else None
+        """Far field: of frames that can be worked on in one visit; others go the long way."""
         self.num: NDArray[np.float32] = np.zeros((0, 2, 0, 0), np.float32)
         self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.force: NDArray[np.float32] = np.zeros((0, 0), np.float32)
@@ -181,11 +182,14 @@ class Workshop:
         pass over the same frames has the same blocks.
         """
 
+        if self._plan is not None and kept is None:
+            return self._visit(self._plan, frames, noise, probe=probe, displacement=displacement)
+
         def work(lane: int, block: Frames) -> float:
             misfit, chi = self.residual(lane, block, self.exit_waves(lane, block), noise)
             self.accumulate(lane, block, chi, probe=probe)
             if kept is not None:
-                kept[int(block[0])] = chi
+                kept[int(block[0])] = chi.copy()
             if displacement:
                 kernels.displacement(
                     self.planes, self.bank_planes, self.corners, self.bins, block, chi.view(np.float32), self.normal
@@ -194,14 +198,34 @@ class Workshop:
 
         return sum(self.over_blocks(frames, work))
 
+    def _visit(self, plan: visit.Plan, frames: Frames, noise: Likelihood, *, probe: bool, displacement: bool) -> float:
+        placed = visit.Placed(self.planes, self.bank_planes, self.corners, self.bins)
+
+        def work(lane: int, block: Frames) -> float:
+            counts, rows = self.frames.block(block)
+            sums = visit.Sums(self.num[lane], self.den[lane], self.pnum[lane], self.pden[lane])
+            bench = self._lanes[lane].bench
+            assert bench is not None
+            return visit.gradient(
+                placed, block, counts, rows, self._noise(noise), plan, bench, sums, probe=probe,
+                normal=self.normal if displacement else None,
+            )  # fmt: skip
+
+        return sum(self.over_blocks(frames, work, _AT_ONCE))
+
+    def _noise(self, noise: Likelihood) -> visit.Noise:
+        valid, saturation = self.detector.valid, np.float32(self.detector.saturation)
+        return visit.Noise(valid, saturation, np.float32(1.0 / self.size**2), noise.poisson, np.float32(noise.floor))
+
     def residual(
         self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood
     ) -> tuple[float, NDArray[np.complex64]]:
-        """Misfit of a block, and chi, the residual brought back to the sample."""
-        if self._columns is not None:
-            rows = torch.fft.fft(waves, dim=-1)
-            misfit = self._between_rows(lane, block, rows, noise)
-            return misfit, torch.fft.ifft(rows, dim=-1, norm="forward").numpy()
+        """Misfit of a block, and chi, the residual brought back to the sample; it may take the place of the waves."""
+        bench = self._lanes[lane].bench
+        if self._plan is not None and bench is not None:
+            counts, rows = self.frames.block(block)
+            chi = waves.numpy()
+            return visit.residual(chi.view(np.float32), counts, rows, self._noise(noise), self._plan, bench), chi
         far = self.detector.transfer is None
         at_detector = self.to_detector(waves, block)
         misfit = self._residual_in_place(lane, block, at_detector, noise, 1.0 / self.size**2 if far else 1.0)
@@ -227,8 +251,10 @@ class Workshop:
         """Add a block's waves (k, m, N, N) to the lane's sums."""
         kernels.accumulate(
             self.planes, self.bank_planes, self.corners, self.bins, block, waves.view(np.float32),
-            self.num[lane], self.den[lane], self.pnum[lane], self.pden[lane], probe,
+            self.num[lane], self.den[lane], self.pnum[lane], probe,
         )  # fmt: skip
+        if probe:
+            kernels.probe_weights(self.planes, self.corners, block, self.pden[lane])
 
     def exit_waves(self, lane: int, block: Frames) -> torch.Tensor:
         """P O of a block with the object that the pass began with, in the lane's workspace."""
@@ -248,27 +274,17 @@ class Workshop:
             )
         )  # fmt: skip
 
-    def _between_rows(self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood) -> float:
-        """Residual of waves whose rows are transformed, likewise."""
-        assert self._columns is not None
-        counts, rows = self.frames.block(block)
-        held = self._lanes[lane]
-        return float(
-            columns.residual_between_rows(self.size)(
-                waves.numpy().view(np.float32), counts, rows, self.detector.valid,
-                np.float32(self.detector.saturation), np.float32(1.0 / self.size**2), noise.poisson,
-                np.float32(noise.floor), *self._columns, held.strip, held.line, held.near,
-            )
-        )  # fmt: skip
+    def over_blocks(self, frames: Frames, work: Callable[[int, Frames], T], most: int | None = None) -> list[T]:
+        """`work(lane, block)` over all frames, those of one sub-pixel bin together; results in lane order.
 
-    def over_blocks(self, frames: Frames, work: Callable[[int, Frames], T]) -> list[T]:
-        """`work(lane, block)` over all frames, those of one sub-pixel bin together; results in lane order."""
+        most: frames in a block, where it need not be one whose waves stay in the cache.
+        """
         kernels.split_object(self.canvas.object, self.planes)
         ordered = frames[np.argsort(self.bins[frames], kind="stable")]
         parts = np.array_split(ordered, self.lanes)
 
         def run(lane: int) -> list[T]:
-            part, step = parts[lane], self.block_frames
+            part, step = parts[lane], most or self.block_frames
             return [work(lane, part[at : at + step]) for at in range(0, len(part), step)]
 
         return [found for lane in self._on_lanes(run, range(self.lanes)) for found in lane]
@@ -356,8 +372,8 @@ class Workshop:
 
 def _lane(block: int, modes: int, size: int) -> _Lane:
     waves = torch.empty((block, modes, size, size), dtype=torch.complex64)
-    strip = columns.strip(size, modes)
-    return _Lane(waves, waves.numpy().view(np.float32), strip, _zeros(2, size), _zeros(size, size))
+    flat = waves.numpy().view(np.float32)
+    return _Lane(waves, flat, _zeros(2, size), visit.bench(flat[:1], modes, size) if columns.possible(size) else None)
 
 
 def _zeros(*shape: int) -> NDArray[np.float32]:
