@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import beamside
 from beamside.cli.main import VERBS
+from beamside.compute import device
 
 HEAVY = ("torch", "scipy", "matplotlib", "pandas", "h5py", "mrcfile", "fastapi", "zmq", "numba", "tifffile")
 VERB_HELP = ("numpy", *HEAVY)
@@ -40,6 +42,18 @@ def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
 def test_status_loads_nothing_heavy() -> None:
     code = "import beamside.run.loop, beamside.run.session, beamside.cli.progress, safetensors.numpy"
     assert loaded_by(code).isdisjoint(HEAVY)
+
+
+@pytest.mark.skipif(
+    any(Path(node).exists() for node in device.DRIVERS), reason="a GPU is here, which torch is asked of"
+)
+def test_a_ptychographic_run_on_the_processor_needs_no_torch(tmp_path: Path) -> None:
+    """Its import takes two seconds, and a scan of 500 frames ten."""
+    scan, run = str(tmp_path / "scan.cxi"), str(tmp_path / "run")
+    runs = ["simulate", "scan", scan, "--n", "40", "--frame", "64"], ["ptycho", scan, run, "--max-iterations", "2"]
+    loaded = loaded_by(f"from beamside.cli.main import main; [main(argv) for argv in {runs}]")
+    assert (tmp_path / "run" / "result" / "ptycho.cxi").is_file()
+    assert "numba" in loaded and "torch" not in loaded
 
 
 def test_public_names() -> None:

@@ -283,9 +283,7 @@ def workshop(lanes: int, *, near: bool = False, seed: int = 3, count: int = 30) 
     transfer = None
     if near:
         k = np.fft.fftfreq(size)
-        import torch
-
-        transfer = torch.from_numpy(np.exp(-9j * (k[:, None] ** 2 + k[None] ** 2)).astype(np.complex64))
+        transfer = np.exp(-9j * (k[:, None] ** 2 + k[None] ** 2)).astype(np.complex64)
     valid = (rng.random((size, size)) > 0.1).astype(np.float32)
     shop = Workshop(store, canvas, Detector(valid, 45.0, transfer), lanes)
     shop.set_probe(4 * wave(rng, 2, size, size))
@@ -306,7 +304,7 @@ def expected(shop: Workshop, obj: NDArray[Any], probe: NDArray[Any]) -> NDArray[
             psi = np.fft.ifft2(np.fft.fft2(mode) * turn) * obj[row : row + size, col : col + size]
             far = np.fft.fft2(psi, norm="ortho")
             if shop.detector.transfer is not None:
-                transfer = shop.detector.transfer.numpy().astype(np.complex128)
+                transfer = shop.detector.transfer.astype(np.complex128)
                 far = np.fft.ifft2(np.fft.fft2(psi) * transfer / turn)
             out[j] += np.abs(far) ** 2
     return out

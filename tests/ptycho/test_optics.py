@@ -33,7 +33,7 @@ def gaussian(size: int, pixel_m: float, waist_m: float, wavelength_m: float, z_m
 def test_a_gaussian_beam_spreads_as_its_formula_says(z_m: float) -> None:
     size, pixel_m, wavelength_m, waist_m = 128, 1e-6, 1.24e-10, 6e-6
     start = gaussian(size, pixel_m, waist_m, wavelength_m, 0.0)
-    transfer = angular_spectrum(size, pixel_m, wavelength_m, z_m).numpy()
+    transfer = angular_spectrum(size, pixel_m, wavelength_m, z_m)
     found = np.fft.fftshift(np.fft.ifft2(np.fft.fft2(np.fft.ifftshift(start)) * transfer))
     wanted = gaussian(size, pixel_m, waist_m, wavelength_m, z_m)
     assert np.abs(found - wanted).max() < 2e-4 * np.abs(wanted).max()
@@ -46,7 +46,7 @@ def test_free_space_against_the_fresnel_integral() -> None:
     lump = np.exp(-((x / 12e-6) ** 2)) * np.exp(1j * np.sin(x / 7e-6))
     kernel = np.exp(1j * np.pi * (x[:, None] - x[None]) ** 2 / (wavelength_m * z_m)) / np.sqrt(1j * wavelength_m * z_m)
     wanted = kernel @ lump * pixel_m
-    line = angular_spectrum(size, pixel_m, wavelength_m, z_m).numpy()[0]
+    line = angular_spectrum(size, pixel_m, wavelength_m, z_m)[0]
     found = np.fft.fftshift(np.fft.ifft(np.fft.fft(np.fft.ifftshift(lump)) * line))
     middle = slice(64, 192)
     assert np.abs(found - wanted)[middle].max() < 5e-3 * np.abs(wanted).max()
@@ -71,12 +71,12 @@ def test_a_diverging_beam_is_a_parallel_one_over_a_shorter_way() -> None:
 
     fine = (np.arange(1024) - 512) * 0.25e-6
     curved = np.exp(1j * np.pi * (fine[:, None] ** 2 + fine[None] ** 2) / (wavelength_m * z1_m))
-    free = angular_spectrum(1024, 0.25e-6, wavelength_m, z2_m).numpy()
+    free = angular_spectrum(1024, 0.25e-6, wavelength_m, z2_m)
     seen = np.abs(np.fft.ifft2(np.fft.fft2(np.fft.ifftshift(sample(fine) * curved)) * free)) ** 2
     transfer = optics.detector.transfer
     assert transfer is not None
     scaled = (np.arange(size) - size // 2) * optics.pixel_m
-    model = np.abs(np.fft.ifft2(np.fft.fft2(np.fft.ifftshift(sample(scaled))) * transfer.numpy())) ** 2
+    model = np.abs(np.fft.ifft2(np.fft.fft2(np.fft.ifftshift(sample(scaled))) * transfer)) ** 2
     seen, model = np.fft.fftshift(seen), np.fft.fftshift(model)
     # A pixel of the detector is 1 um, four of the fine grid; its light is spread over M^2 times the area.
     reach = np.arange(-60, 61)
@@ -92,9 +92,9 @@ def test_a_parallel_beam_keeps_the_detectors_pixel() -> None:
 
 
 def test_free_space_keeps_energy_and_drops_what_evanesces() -> None:
-    transfer = angular_spectrum(32, 1e-6, 1e-9, 0.3).numpy()
+    transfer = angular_spectrum(32, 1e-6, 1e-9, 0.3)
     np.testing.assert_allclose(np.abs(transfer), 1, rtol=1e-6)
-    fine = np.abs(angular_spectrum(32, 0.4e-9, 1e-9, 1e-8).numpy())
+    fine = np.abs(angular_spectrum(32, 0.4e-9, 1e-9, 1e-8))
     assert fine[0, 0] == pytest.approx(1) and fine[0, 16] == 0 and set(np.unique(np.round(fine, 5))) == {0, 1}
 
 

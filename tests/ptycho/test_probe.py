@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from beamside.ptycho import probe as probes
+from beamside.ptycho.torch_workshop import bank as shifted
+from beamside.ptycho.torch_workshop import unshifted
 from tests.ptycho import scene
 
 SIZE = 24
+
+
+def phases_of(size: int) -> torch.Tensor:
+    return torch.from_numpy(probes.shift_phases(size))
 
 
 def waves(seed: int, *shape: int) -> NDArray[np.complex64]:
@@ -28,9 +34,9 @@ def smooth_blob(row: float, col: float, size: int = 48) -> NDArray[np.complex128
 
 def test_the_bank_moves_a_probe_by_quarters_of_a_pixel() -> None:
     """A Gaussian with a phase ramp, moved in its own formula rather than by Fourier transforms."""
-    phases = probes.shift_phases(48)
+    phases = phases_of(48)
     still = smooth_blob(23.0, 24.0).astype(np.complex64)
-    bank = probes.bank(torch.from_numpy(still[None]), phases).numpy()
+    bank = shifted(torch.from_numpy(still[None]), phases).numpy()
     for index in range(probes.BINS**2):
         dy, dx = np.array(divmod(index, probes.BINS)) / probes.BINS
         assert np.abs(bank[index, 0] - smooth_blob(23.0 + dy, 24.0 + dx)).max() < 2e-5
@@ -38,7 +44,7 @@ def test_the_bank_moves_a_probe_by_quarters_of_a_pixel() -> None:
 
 def test_the_first_of_the_bank_is_the_probe() -> None:
     modes = waves(1, 2, SIZE, SIZE)
-    bank = probes.bank(torch.from_numpy(modes), probes.shift_phases(SIZE)).numpy()
+    bank = shifted(torch.from_numpy(modes), phases_of(SIZE)).numpy()
     assert np.abs(bank[0] - modes).max() < 1e-5
     np.testing.assert_allclose(
         (np.abs(bank) ** 2).sum((2, 3)), np.broadcast_to((np.abs(modes) ** 2).sum((1, 2)), (16, 2)), rtol=1e-4
@@ -47,10 +53,10 @@ def test_the_first_of_the_bank_is_the_probe() -> None:
 
 @given(st.integers(0, 1000), st.integers(1, 3))
 def test_unshifted_is_the_adjoint_of_the_bank(seed: int, modes: int) -> None:
-    phases = probes.shift_phases(12)
+    phases = phases_of(12)
     x, y = waves(seed, modes, 12, 12), waves(seed + 5000, 16, modes, 12, 12)
-    forward = probes.bank(torch.from_numpy(x), phases).numpy()
-    back = probes.unshifted(torch.from_numpy(y), phases).numpy()
+    forward = shifted(torch.from_numpy(x), phases).numpy()
+    back = unshifted(torch.from_numpy(y), phases).numpy()
     one, two = np.vdot(y, forward), np.vdot(back, x)
     assert abs(one - two) < 1e-4 * np.linalg.norm(y) * np.linalg.norm(forward)
 

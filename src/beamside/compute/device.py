@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from beamside.errors import OptionError
 
 NAMES = ("auto", "cpu", "cuda")
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-uvm", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
+"""What drivers leave in /dev: Nvidia's, its small boards', that of Linux under Windows, AMD's."""
 _TOLERANCE, _LEAST = 1e-3, 1e-12
 _REMEDY = "Give --device cpu, and look at the GPU's driver and the installed torch."
 
@@ -21,17 +25,24 @@ def chosen(asked: str) -> str:
     Raises:
         OptionError: an unknown name, or no GPU where one is asked for.
     """
-    import torch
-
     if asked not in NAMES:
         raise OptionError(f"--device {asked} is not known.", remedy="Give auto, cpu or cuda.")
-    if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+    if asked == "cpu" or (asked == "auto" and not _may_have_one()):
+        return "cpu"
+    import torch
+
+    if asked == "auto" and not torch.cuda.is_available():
         return "cpu"
     if not torch.cuda.is_available():
         raise OptionError("--device cuda: no CUDA device is to be seen.", remedy="Give auto or cpu.")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     return "cuda"
+
+
+def _may_have_one() -> bool:
+    """False where no driver of a GPU is: that need not be asked of torch, which takes seconds to import."""
+    return sys.platform != "linux" or "torch" in sys.modules or any(Path(node).exists() for node in DRIVERS)
 
 
 def require_agreement(device: str, what: str, expected: Sequence[Any], found: Callable[[], Sequence[Any]]) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 LANES = 4
 BLOCK_ITEMS = 256
@@ -30,6 +28,8 @@ def blocks(count: int, size: int) -> list[slice]:
 
 def over_lanes(work: Callable[[Sequence[slice]], T], pieces: Sequence[slice], threads: int) -> list[T]:
     """`work` on each lane's blocks; the results in lane order. Exceptions pass through."""
+    import torch  # where it is needed: importing it takes longer than many a small piece of work
+
     lanes = [pieces[lane::LANES] for lane in range(min(LANES, max(1, len(pieces))))]
     torch.set_num_threads(1)
     if threads == 1 or len(lanes) == 1:

@@ -1,18 +1,15 @@
-"""The detector's side of a frame in one visit: columns transformed, residual taken, columns transformed back.
+"""Transforms down the columns of an image, in strips that stay in the cache.
 
-A two-dimensional FFT is one of all rows and one of all columns. Rows are left to torch; the columns of a strip of
-pixels stay in the cache from their forward transform through the likelihood to the one back, and all their arithmetic
-is on whole vectors of neighbouring columns. Frequencies come out of the forward transform (radix 4, decimation in
-frequency) in the order of `order`, and the one back takes them so: nothing is sorted, the counts are looked up in that
-order instead.
+All arithmetic is on whole vectors of neighbouring columns. Frequencies come out of the forward transform (radix 4,
+decimation in frequency) in the order of `order`, and the one back takes them so: nothing is sorted.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
@@ -64,7 +61,15 @@ def sized(size: int) -> tuple[int, ...]:
 
 def strip(size: int, modes: int) -> NDArray[np.float32]:
     """Workspace (modes, N x 2 columns): of each row the real parts, then the imaginary ones."""
-    return np.asarray(torch.empty((modes, size * 2 * WIDTH)).numpy())
+    return zeros(modes, size * 2 * WIDTH)
+
+
+def zeros(*shape: int) -> NDArray[np.float32]:
+    """Zeros that begin with a cache line, as numpy's do not: a vector over two lines is read twice."""
+    count, line = prod(shape), 64
+    held = np.zeros(count + line // 4, np.float32)
+    first = -held.ctypes.data % line // 4
+    return held[first : first + count].reshape(shape)
 
 
 @njit(inline="always", **_FAST)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from beamside.ptycho import kernels
-from beamside.ptycho.probe import bank
 from beamside.ptycho.workshop import Frames, Kept, Likelihood, Workshop
 
 Field = NDArray[np.complex64]
@@ -46,7 +44,7 @@ def step_lengths(shop: Workshop, frames: Frames, kept: Kept, d_obj: Field, d_pro
 
     kept: the residuals that `Workshop.gradient` left of the same frames.
     """
-    d_bank = bank(torch.from_numpy(d_probe), shop.phases).numpy()
+    d_bank = shop.shifted(d_probe)
 
     def work(lane: int, block: Frames) -> NDArray[np.float64]:
         out = np.zeros(5)
@@ -66,15 +64,15 @@ def line_search(
 
     smooth_weight: the prior's absolute weight.
     """
-    d_bank = bank(torch.from_numpy(d_probe), shop.phases).numpy()
+    d_bank = shop.shifted(d_probe)
     detector = shop.detector
     scale = np.float32(1.0 if detector.transfer is not None else 1.0 / shop.size**2)
 
     def work(lane: int, block: Frames) -> tuple[float, float]:
         waves = shop.to_detector(shop.exit_waves(lane, block), block)
-        along = torch.empty_like(waves)
+        along = np.empty_like(waves)
         kernels.direction_waves(
-            shop.canvas.object, shop.bank, shop.corners, shop.bins, block, d_obj, d_bank, along.numpy()
+            shop.canvas.object, shop.bank, shop.corners, shop.bins, block, d_obj, d_bank, along
         )  # fmt: skip
         counts, rows = shop.frames.block(block)
         first, second = kernels.line_terms(
@@ -91,5 +89,5 @@ def line_search(
     return float(np.clip(-first / second, 0.0, 4.0)) if second > 0 else 1.0
 
 
-def _real(waves: torch.Tensor) -> NDArray[np.float32]:
-    return np.asarray(torch.view_as_real(waves).numpy().reshape(*waves.shape[:-1], -1))
+def _real(waves: NDArray[np.complex64]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(waves).view(np.float32)

@@ -29,7 +29,7 @@ from beamside.ptycho.options import PtychoOptions
 from beamside.ptycho.probe import centre_offset_px, orthogonal
 from beamside.ptycho.refine import moves_px, without_affine
 from beamside.ptycho.safety import Safety
-from beamside.ptycho.solvers import Pass, solver
+from beamside.ptycho.solvers import ON_GPU, Pass, solver
 from beamside.ptycho.tables import snapshot_of, well_lit
 from beamside.ptycho.workshop import Detector, Frames, Likelihood, Workshop
 from beamside.run.engine import Batch, BatchPolicy, Header, Progress, Snapshot, State
@@ -331,16 +331,16 @@ def _workshop(options: PtychoOptions, store: FrameStore, canvas: Canvas, detecto
 
     OptionError when a GPU is asked for and cannot be had.
     """
-    from beamside.ptycho.torch_workshop import SOLVERS, TorchWorkshop, require_same_sums
-
-    able = options.solver in SOLVERS
+    able = options.solver in ON_GPU
     if options.device == "cuda" and not able:
         raise OptionError(
             f"--device cuda: --solver {options.solver} computes on the CPU only.",
-            remedy=f"Give --solver {', '.join(SOLVERS)}, or --device cpu.",
+            remedy=f"Give --solver {', '.join(ON_GPU)}, or --device cpu.",
         )
     device = chosen(options.device)
     if device == "cpu" or not able:
         return Workshop(store, canvas, detector, lanes)
+    from beamside.ptycho.torch_workshop import TorchWorkshop, require_same_sums
+
     require_same_sums(device)
     return TorchWorkshop(store, canvas, detector, device)

@@ -107,7 +107,7 @@ class Told:
 
 def intensity(shop: Workshop, lane: int, block: Frames) -> NDArray[np.float64]:
     """(k, N, N) expected counts of a block of frames."""
-    waves = shop.to_detector(shop.exit_waves(lane, block), block).numpy()
+    waves = shop.to_detector(shop.exit_waves(lane, block), block)
     scale = 1.0 if shop.detector.transfer is not None else 1.0 / shop.size**2
     return np.asarray((np.abs(waves.astype(np.complex128)) ** 2).sum(1) * scale)
 

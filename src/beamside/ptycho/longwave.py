@@ -12,8 +12,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy.fft import fft2
 from scipy.sparse import csr_array, diags_array, eye_array, kron
 from scipy.sparse.linalg import spsolve
 
@@ -179,7 +179,7 @@ def mean_metric(shop: Workshop, frames: Frames, centre: Real) -> Real:
     chosen = frames[np.linspace(0, len(frames) - 1, min(_SAMPLE, len(frames))).astype(int)]
     found = np.zeros((5, 5))
     for frame in chosen.tolist():
-        waves = torch.fft.fft2(torch.from_numpy(phases * shop.exit_wave(frame)), norm="ortho").numpy()
+        waves = fft2(phases * shop.exit_wave(frame), norm="ortho")
         wave, along = waves[0], waves[1:]
         share = shop.detector.valid / np.maximum(np.sqrt((wave.real**2 + wave.imag**2).sum(0)), _FAINT)
         # |A| changes by Re(conj(A) i F[phase psi]) / |A|.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from beamside.errors import InputError
 from beamside.optics.frames import magnified_pixel_m, object_pixel_m, unpack_mask
@@ -69,9 +69,9 @@ def optics_of(fields: Mapping[str, Any]) -> Optics:
     )  # fmt: skip
 
 
-def angular_spectrum(size: int, pixel_m: float, wavelength_m: float, distance_m: float) -> torch.Tensor:
+def angular_spectrum(size: int, pixel_m: float, wavelength_m: float, distance_m: float) -> NDArray[np.complex64]:
     """(N, N) complex64 transfer function of free space; evanescent waves are dropped. Goodman, Fourier Optics, 3.10."""
     f = np.fft.fftfreq(size, pixel_m)
     along = 1.0 / wavelength_m**2 - f[:, None] ** 2 - f[None] ** 2
     phase = 2 * np.pi * distance_m * (np.sqrt(np.maximum(along, 0)) - 1.0 / wavelength_m)
-    return torch.from_numpy(np.where(along > 0, np.exp(1j * phase), 0).astype(np.complex64))
+    return np.asarray(np.where(along > 0, np.exp(1j * phase), 0), np.complex64)

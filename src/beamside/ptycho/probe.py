@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 BINS = 4
 """Sub-pixel positions along an axis: frames are placed to 1/8 pixel, and no frame costs an FFT for it."""
@@ -13,39 +11,10 @@ BINS = 4
 Modes = NDArray[np.complex64]
 
 
-def shift_phases(size: int, bins: int = BINS) -> Tensor:
+def shift_phases(size: int, bins: int = BINS) -> NDArray[np.complex64]:
     """(bins, N) complex64: multiply the FFT along an axis by row b to shift by b/bins pixels along it."""
-    k = torch.fft.fftfreq(size, dtype=torch.float64)
-    shift = torch.arange(bins, dtype=torch.float64) / bins
-    return torch.exp(-2j * torch.pi * k[None] * shift[:, None]).to(torch.complex64)
-
-
-def bank(modes: Tensor, phases: Tensor) -> Tensor:
-    """Modes (m, N, N) -> (bins^2, m, N, N): entry row * bins + col is shifted by row/bins and col/bins pixels.
-
-    One axis after the other: 4 transforms of columns and 16 of rows.
-    """
-    half = torch.fft.ifft(torch.fft.fft2(modes) * phases[:, None, :, None], dim=-2)
-    both: Tensor = torch.fft.ifft(half[:, None] * phases[:, None, None], dim=-1)
-    return both.reshape(-1, *modes.shape)
-
-
-def unshifted(sums: Tensor, phases: Tensor) -> Tensor:
-    """The adjoint of `bank`: sums (bins^2, m, N, N) of shifted modes, brought back and added up, (m, N, N)."""
-    bins = len(phases)
-    back = phases.conj().resolve_conj()
-    half = torch.empty((bins, *sums.shape[1:]), dtype=sums.dtype, device=sums.device)
-    for row in range(bins):
-        columns = torch.fft.fft(sums[row * bins : (row + 1) * bins], dim=-1)
-        half[row] = columns[0]  # of which the shift is none
-        for col in range(1, bins):
-            half[row].addcmul_(columns[col], back[col])
-    rows = torch.fft.fft(half, dim=-2)
-    spectrum = rows[0]
-    for row in range(1, bins):
-        spectrum.addcmul_(rows[row], back[row][:, None])
-    modes: Tensor = torch.fft.ifft2(spectrum)
-    return modes
+    turns = np.fft.fftfreq(size) * (np.arange(bins) / bins)[:, None]
+    return np.asarray(np.exp(-2j * np.pi * turns), np.complex64)
 
 
 def orthogonal(modes: Modes) -> Modes:

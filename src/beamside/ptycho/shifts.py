@@ -1,16 +1,16 @@
 """The bank of shifted probes and its adjoint on the CPU, one image at a time, so that each stays in the cache.
 
-The same as `probe.bank` and `probe.unshifted`, which work on all of them at once: on a GPU, and as the oracle. Along x
-four images are shifted, by torch; along y all sixteen, in strips of columns where `columns` can.
+The same as `torch_workshop.bank` and `unshifted`, which work on all of them at once: on a GPU, and as the oracle. Along
+x four images are shifted, along y all sixteen.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy.fft import fft, ifft
 
-from beamside.ptycho import columns, kernels
+from beamside.ptycho import columns, kernels, tiles
 from beamside.ptycho.probe import Modes
 
 Planes = NDArray[np.float32]
@@ -20,89 +20,113 @@ Image = NDArray[np.complex64]
 class Bank:
     """What the shifts of one size of frames need, made once. phases: (bins, N) of `probe.shift_phases`."""
 
-    def __init__(self, phases: torch.Tensor) -> None:
-        self.phases, self.back = phases, phases.conj().resolve_conj()
-        self.along_y = _Strips(phases) if columns.possible(phases.shape[1]) else _Whole(phases)
+    def __init__(self, phases: Image) -> None:
+        self._way = _Strips(phases) if columns.possible(phases.shape[1]) else _Whole(phases)
 
     def fill(self, modes: Modes, planes: Planes) -> None:
         """planes (bins^2, m, 2, N, N): the modes (m, N, N) shifted."""
-        bins, turned = len(self.phases), torch.empty(modes.shape[1:], dtype=torch.complex64)
-        for m, mode in enumerate(torch.from_numpy(modes)):
-            rows = torch.fft.fft(mode, dim=-1)
-            for col in range(bins):
-                wave = mode
-                if col:
-                    wave = torch.fft.ifft(torch.mul(rows, self.phases[col], out=turned), dim=-1)
-                self.along_y.shift(wave.numpy(), [planes[k, m] for k in range(col, bins * bins, bins)])
+        for m, mode in enumerate(modes):
+            self._way.shift(mode, planes[:, m])
 
     def gathered(self, sums: Planes) -> Modes:
         """sums (lanes, bins^2, m, 2, N, N) of shifted modes, brought back and added up: (m, N, N)."""
-        bins, (count, _, size, _) = len(self.phases), sums.shape[2:]
-        out, wave = np.empty((count, size, size), np.complex64), torch.empty((size, size), dtype=torch.complex64)
-        rows = torch.empty_like(wave)
-        for m in range(count):
-            rows.zero_()
-            for col in range(1, bins):
-                self.along_y.bring_back(sums, range(col, bins * bins, bins), m, wave.numpy())
-                rows.addcmul_(torch.fft.fft(wave, dim=-1), self.back[col])
-            self.along_y.bring_back(sums, range(0, bins * bins, bins), m, out[m])
-            out[m] += torch.fft.ifft(rows, dim=-1).numpy()
+        out = np.empty((sums.shape[2], *sums.shape[4:]), np.complex64)
+        for m in range(len(out)):
+            self._way.bring_back(sums, m, out[m])
         return out
 
 
 class _Whole:
-    """Shifts of an image along y, by torch, for any size."""
+    """Of any size, by scipy."""
 
-    def __init__(self, phases: torch.Tensor) -> None:
-        self.phases, self.back = phases[:, :, None], phases.conj().resolve_conj()[:, :, None]
+    def __init__(self, phases: Image) -> None:
+        self.phases, self.back, self.bins = phases, phases.conj(), len(phases)
 
-    def shift(self, wave: Image, moved: list[Planes]) -> None:
-        """Planes (2, N, N) of the image (N, N) by each phase."""
-        spectrum = torch.fft.fft(torch.from_numpy(wave), dim=-2)
-        for row, planes in enumerate(moved):
-            there = torch.fft.ifft(spectrum * self.phases[row], dim=-2).numpy() if row else wave
-            kernels.split_mode(there, planes)
+    def shift(self, mode: Image, planes: Planes) -> None:
+        """planes (bins^2, 2, N, N) of one mode (N, N)."""
+        rows = fft(mode)
+        for col in range(self.bins):
+            wave = ifft(rows * self.phases[col]) if col else mode
+            spectrum = fft(wave, axis=0)
+            for row in range(self.bins):
+                there = ifft(spectrum * self.phases[row][:, None], axis=0) if row else wave
+                kernels.split_mode(there, planes[row * self.bins + col])
 
-    def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
-        """out (N, N): the adjoint, of the mode's sums in some bins of the bank."""
-        wave, spectrum = np.empty_like(out), torch.zeros(out.shape, dtype=torch.complex64)
-        for row, k in enumerate(shifted):
-            if row:
-                kernels.join(sums, k, m, wave)
-                spectrum.addcmul_(torch.fft.fft(torch.from_numpy(wave), dim=-2), self.back[row])
-        kernels.join(sums, shifted[0], m, out)
-        out += torch.fft.ifft(spectrum, dim=-2).numpy()
+    def bring_back(self, sums: Planes, m: int, out: Image) -> None:
+        """out (N, N): the adjoint, of a mode's sums in all bins of the bank."""
+        rows = np.zeros_like(out)
+        for col in reversed(range(self.bins)):
+            wave, spectrum = np.empty_like(out), np.zeros_like(out)
+            for row in range(1, self.bins):
+                kernels.join(sums, row * self.bins + col, m, wave)
+                spectrum += fft(wave, axis=0) * self.back[row][:, None]
+            kernels.join(sums, col, m, out)
+            out += ifft(spectrum, axis=0)
+            if col:
+                rows += fft(out) * self.back[col]
+        out += ifft(rows)
 
 
 class _Strips:
     """As `_Whole`, in strips of columns: three times as fast."""
 
-    def __init__(self, phases: torch.Tensor) -> None:
-        size = phases.shape[1]
-        unsorted = phases.numpy()[:, columns.order(size)] / np.float32(size)
+    def __init__(self, phases: Image) -> None:
+        size, self.bins = phases.shape[1], len(phases)
+        unsorted = phases[:, columns.order(size)] / np.float32(size)
         self.phases = np.ascontiguousarray(np.stack([unsorted.real, unsorted.imag], 2))
         self.back = self.phases * np.array([1, -1], np.float32)
-        self.turns = columns.twiddles(size)
-        self.sized = columns.sized(size)
-        self.image, self.other = columns.strip(size, size // columns.WIDTH), columns.strip(size, size // columns.WIDTH)
+        self.told = columns.twiddles(size), columns.sized(size)
+        strips = size // columns.WIDTH
+        self.across, self.moved, self.image, self.other = (columns.strip(size, strips) for _ in range(4))
+        self.flat = columns.zeros(2 * size * size)
+        self.wave: Image = self.flat.view(np.complex64).reshape(size, size)
 
-    def shift(self, wave: Image, moved: list[Planes]) -> None:
+    def shift(self, mode: Image, planes: Planes) -> None:
         """Likewise."""
-        kernels.split_mode(wave, moved[0])
-        columns.cut(moved[0][None, None, None], 0, 0, self.image)
-        columns.forward(self.image, self.turns, self.sized)
-        for planes, phase in zip(moved[1:], self.phases[1:], strict=True):
-            columns.turned(self.image, phase, self.other, False)
-            columns.backward(self.other, self.turns, self.sized)
-            columns.paste(self.other, planes)
+        self._stand(mode)
+        for col in range(self.bins):
+            wave = mode
+            if col:
+                columns.turned(self.across, self.phases[col], self.moved, False)
+                wave = self._lying()
+            self._shift_along_y(wave, planes[col :: self.bins])
 
-    def bring_back(self, sums: Planes, shifted: range, m: int, out: Image) -> None:
+    def _shift_along_y(self, wave: Image, planes: Planes) -> None:
+        kernels.split_mode(wave, planes[0])
+        columns.cut(planes[None, :1, None], 0, 0, self.image)
+        columns.forward(self.image, *self.told)
+        for row in range(1, self.bins):
+            columns.turned(self.image, self.phases[row], self.other, False)
+            columns.backward(self.other, *self.told)
+            columns.paste(self.other, planes[row])
+
+    def bring_back(self, sums: Planes, m: int, out: Image) -> None:
         """Likewise."""
+        self.moved[:] = 0
+        for col in range(1, self.bins):
+            self._bring_back_along_y(sums, col, m, self.wave)
+            self._stand(self.wave)
+            columns.turned(self.across, self.back[col], self.moved, True)
+        self._bring_back_along_y(sums, 0, m, out)
+        out += self._lying()
+
+    def _bring_back_along_y(self, sums: Planes, col: int, m: int, out: Image) -> None:
         self.other[:] = 0
-        for k, phase in zip(shifted[1:], self.back[1:], strict=True):
-            columns.cut(sums, k, m, self.image)
-            columns.forward(self.image, self.turns, self.sized)
-            columns.turned(self.image, phase, self.other, True)
-        columns.backward(self.other, self.turns, self.sized)
-        kernels.join(sums, shifted[0], m, out)
+        for row in range(1, self.bins):
+            columns.cut(sums, row * self.bins + col, m, self.image)
+            columns.forward(self.image, *self.told)
+            columns.turned(self.image, self.back[row], self.other, True)
+        columns.backward(self.other, *self.told)
+        kernels.join(sums, col, m, out)
         columns.add(self.other, out)
+
+    def _stand(self, wave: Image) -> None:
+        """`across`: the rows of an image transformed."""
+        tiles.stand(wave.view(np.float32).ravel(), self.across, self.told[1])
+        columns.forward(self.across, *self.told)
+
+    def _lying(self) -> Image:
+        """What is in `moved` transformed back."""
+        columns.backward(self.moved, *self.told)
+        tiles.lie(self.moved, self.flat, self.told[1])
+        return self.wave

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
+from beamside.ptycho.columns import WIDTH
+
+_FAST: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy", "cache": True}
+_U, _TWO, _FOUR, _TILE = np.uint64, np.uint64(2), np.uint64(4), np.uint64(8)
+_PART, _ROW = _U(WIDTH), _U(2 * WIDTH)
 _VECTOR = ir.VectorType(ir.FloatType(), 8)
 _ORDER = ir.VectorType(ir.IntType(32), 8)
 _ONES = ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15])
@@ -58,3 +65,46 @@ def _places(context: Any, builder: Any, array: Any, value: Any, first: Any, near
             start = builder.add(start, near) if k else start
             found.append(builder.bitcast(builder.gep(data, [start]), _VECTOR.as_pointer()))
     return found
+
+
+@njit(**_FAST)
+def stand(wave, strips, sized):
+    """Strips (n, N x 2 columns) of an image's rows, viewed as float32 and flat: x down, y across, parts taken apart."""
+    size = _U(1) << _U(len(sized))
+    two = size + size
+    for s in range(len(strips)):
+        strip, first = strips[s], _U(s) * _PART
+        for y in range(_U(0), _PART, _TILE):
+            for x in range(_U(0), size, _FOUR):
+                turn(wave, (first + y) * two + x + x, two, _FOUR * two, strip, x * _ROW + y, _PART, _FOUR * _PART)
+
+
+@njit(**_FAST)
+def lie(strips, wave, sized):
+    """The reverse of `stand`."""
+    size = _U(1) << _U(len(sized))
+    two = size + size
+    for s in range(len(strips)):
+        strip, first = strips[s], _U(s) * _PART
+        for y in range(_U(0), _PART, _TILE):
+            for x in range(_U(0), size, _FOUR):
+                turn(strip, x * _ROW + y, _PART, _FOUR * _PART, wave, (first + y) * two + x + x, two, _FOUR * two)
+
+
+@njit(**_FAST)
+def cross(across, first, along, row_of, sized, back):
+    """A strip of 64 frequencies of x, from `first` on, in their order: y down, x across; or back to where they were."""
+    # Neighbouring frequencies differ in the digit of the first stage of four, and then in that of the second.
+    size = _U(1) << _U(len(sized))
+    near, far = (size >> _TWO) * _ROW, (size >> _FOUR) * _ROW
+    for s in range(len(across)):
+        strip = across[s]
+        for x in range(_U(0), _PART, _TILE):
+            row = _U(row_of[_U(first) + x]) * _ROW
+            for y in range(_U(0), _PART, _TILE):
+                for part in range(_U(0), _ROW, _PART):
+                    at = (_U(s) * _PART + y) * _ROW + part + x
+                    if back:
+                        turn(along, at, _ROW, _FOUR * _ROW, strip, row + part + y, near, far)
+                    else:
+                        turn(strip, row + part + y, near, far, along, at, _ROW, _FOUR * _ROW)

@@ -17,12 +17,10 @@ from torch import Tensor
 from beamside.compute.device import require_agreement
 from beamside.ptycho.canvas import Canvas
 from beamside.ptycho.frames import FrameStore
-from beamside.ptycho.probe import BINS, bank, unshifted
+from beamside.ptycho.probe import BINS
 from beamside.ptycho.workshop import Detector, Frames, Kept, Likelihood, Workshop
 from beamside.run.engine import Batch
 
-SOLVERS = ("auto", "epie", "rpie")
-"""Those that use nothing but the methods below."""
 _BLOCK_BYTES = 1 << 28
 _TINY = 1e-9
 
@@ -34,7 +32,7 @@ class TorchWorkshop(Workshop):
         super().__init__(frames, canvas, detector, lanes=1)
         self.device = torch.device(device)
         self._valid = torch.from_numpy(detector.valid).to(self.device)
-        self._turns = self.phases.to(self.device)
+        self._turns = torch.from_numpy(self.phases).to(self.device)
         self._counts = torch.empty((0, self.size, self.size), dtype=torch.int16, device=self.device)
         self._axis = torch.arange(self.size, device=self.device)
         self._object = self._velocity = self._num = self._force = torch.zeros(0)
@@ -89,8 +87,8 @@ class TorchWorkshop(Workshop):
         place = self._places(corner)
         obj = self._object.reshape(-1)[place]
         light = self._bank[bins]
-        transfer = self._transfer(frames)
-        transfer = None if transfer is None else transfer.to(self.device)
+        held = self._transfer(frames)
+        transfer = None if held is None else torch.from_numpy(held).to(self.device)
         waves = self._forward(light * obj[:, None], transfer)
         misfit = self._residual(waves, self._pixels(frames, chosen), noise)
         chi = self._back(waves, transfer)
@@ -188,6 +186,34 @@ class TorchWorkshop(Workshop):
         self._bank = bank(self._modes, self._turns)
         self._pnum.zero_()
         self._pden.zero_()
+
+
+def bank(modes: Tensor, phases: Tensor) -> Tensor:
+    """Modes (m, N, N) -> (bins^2, m, N, N): entry row * bins + col is shifted by row/bins and col/bins pixels.
+
+    One axis after the other: 4 transforms of columns and 16 of rows.
+    """
+    half = torch.fft.ifft(torch.fft.fft2(modes) * phases[:, None, :, None], dim=-2)
+    both: Tensor = torch.fft.ifft(half[:, None] * phases[:, None, None], dim=-1)
+    return both.reshape(-1, *modes.shape)
+
+
+def unshifted(sums: Tensor, phases: Tensor) -> Tensor:
+    """The adjoint of `bank`: sums (bins^2, m, N, N) of shifted modes, brought back and added up, (m, N, N)."""
+    bins = len(phases)
+    back = phases.conj().resolve_conj()
+    half = torch.empty((bins, *sums.shape[1:]), dtype=sums.dtype, device=sums.device)
+    for row in range(bins):
+        columns = torch.fft.fft(sums[row * bins : (row + 1) * bins], dim=-1)
+        half[row] = columns[0]  # of which the shift is none
+        for col in range(1, bins):
+            half[row].addcmul_(columns[col], back[col])
+    rows = torch.fft.fft(half, dim=-2)
+    spectrum = rows[0]
+    for row in range(1, bins):
+        spectrum.addcmul_(rows[row], back[row][:, None])
+    modes: Tensor = torch.fft.ifft2(spectrum)
+    return modes
 
 
 def _add_complex(sums: Tensor, where: Tensor, values: Tensor) -> None:

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
 from beamside.ptycho import columns, kernels, tiles
 from beamside.ptycho.columns import WIDTH, backward, forward
 from beamside.ptycho.kernels import accumulate, displacement, exit_waves, probe_weights
-from beamside.ptycho.tiles import turn
+from beamside.ptycho.tiles import cross, lie, stand
 
 _FAST: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy", "cache": True}
 _ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
-_U, _TWO, _FOUR, _TILE = np.uint64, np.uint64(2), np.uint64(4), np.uint64(8)
-_PART, _ROW = _U(WIDTH), _U(2 * WIDTH)
+_U, _TWO = np.uint64, np.uint64(2)
 Real = NDArray[np.float32]
 
 
@@ -46,6 +44,16 @@ class Noise(NamedTuple):
     scale: np.float32
     poisson: bool
     floor: np.float32
+
+
+class Counts(NamedTuple):
+    """(any, N, N) as uint16 or as float32, of which the other one is empty.
+
+    One loop for both: compiled for each kind, it would end with other last bits for counts that are read from disk.
+    """
+
+    whole: NDArray[np.uint16]
+    real: Real
 
 
 class Plan(NamedTuple):
@@ -88,47 +96,7 @@ def bench(wave: Real, modes: int, size: int) -> Bench:
     """Workspace around a wave that is at hand."""
     strips = size // WIDTH
     across = columns.strip(size, modes * strips).reshape(modes, strips, 2 * size * WIDTH)
-    counts, line = (np.asarray(torch.zeros(shape).numpy()) for shape in ((size, size), (size,)))
-    return Bench(wave, across, columns.strip(size, modes), counts, line)
-
-
-@njit(**_FAST)
-def _stand(wave, s, strip, sized):
-    """The strip of 64 rows of the wave (N x 2 N), from row 64 s on: x down, y across, real and imaginary part apart."""
-    size = _U(1) << _U(len(sized))
-    two, first = size + size, _U(s) * _PART
-    for y in range(_U(0), _PART, _TILE):
-        for x in range(_U(0), size, _FOUR):
-            turn(wave, (first + y) * two + x + x, two, _FOUR * two, strip, x * _ROW + y, _PART, _FOUR * _PART)
-
-
-@njit(**_FAST)
-def _lie(strip, s, wave, sized):
-    """The reverse of `_stand`."""
-    size = _U(1) << _U(len(sized))
-    two, first = size + size, _U(s) * _PART
-    for y in range(_U(0), _PART, _TILE):
-        for x in range(_U(0), size, _FOUR):
-            turn(strip, x * _ROW + y, _PART, _FOUR * _PART, wave, (first + y) * two + x + x, two, _FOUR * two)
-
-
-@njit(**_FAST)
-def _cross(across, first, along, row_of, sized, back):
-    """A strip of 64 frequencies of x, from `first` on, in their order: y down, x across; or back."""
-    # Neighbouring frequencies differ in the digit of the first stage of four, and then in that of the second.
-    size = _U(1) << _U(len(sized))
-    near, far = (size >> _U(2)) * _ROW, (size >> _U(4)) * _ROW
-    for s in range(len(across)):
-        strip = across[s]
-        for x in range(_U(0), _PART, _TILE):
-            row = _U(row_of[_U(first) + x]) * _ROW
-            for y in range(_U(0), _PART, _TILE):
-                for part in range(_U(0), _ROW, _PART):
-                    at = (_U(s) * _PART + y) * _ROW + part + x
-                    if back:
-                        turn(along, at, _ROW, _FOUR * _ROW, strip, row + part + y, near, far)
-                    else:
-                        turn(strip, row + part + y, near, far, along, at, _ROW, _FOUR * _ROW)
+    return Bench(wave, across, columns.strip(size, modes), columns.zeros(size, size), columns.zeros(size))
 
 
 @njit(inline="always", **_FAST)
@@ -168,15 +136,16 @@ def _weigh(along, y, n, w, q, size, noise):
 
 
 @njit(**_FAST)
-def _fetch(counts, out):
-    """Counts come from far away, and are fetched row after row before they are wanted in another order.
-
-    What follows is the same code for counts of any kind, and ends the same to the bit.
-    """
+def _fetch(counts, row, out):
+    """Counts come from far away, and are fetched row after row before they are wanted in another order."""
     for y in range(len(out)):
-        c, d = counts[y], out[y]
-        for x in range(len(d)):
-            d[x] = np.float32(c[x])
+        d = out[y]
+        if len(counts.whole):
+            c = counts.whole[row, y]
+            for x in range(len(d)):
+                d[x] = np.float32(c[x])
+        else:
+            d[:] = counts.real[row, y]
 
 
 @njit(**_FAST)
@@ -185,14 +154,12 @@ def _visited(waves, noise, plan, bench):
     size, sized = 1 << len(plan.sized), plan.sized
     modes = len(waves)
     for m in range(modes):
-        wave = waves[m].ravel()
-        for s in range(size // WIDTH):
-            _stand(wave, s, bench.across[m, s], sized)
+        stand(waves[m].ravel(), bench.across[m], sized)
         forward(bench.across[m], plan.turns, sized)
     misfit = 0.0
     for first in range(0, size, WIDTH):
         for m in range(modes):
-            _cross(bench.across[m], first, bench.along[m], plan.row, sized, False)
+            cross(bench.across[m], first, bench.along[m], plan.row, sized, False)
         forward(bench.along, plan.turns, sized)
         for y in range(size):
             k = plan.frequency[y]
@@ -200,12 +167,10 @@ def _visited(waves, noise, plan, bench):
             misfit += _weigh(bench.along, y, n, w, bench.line, size, noise)
         backward(bench.along, plan.turns, sized)
         for m in range(modes):
-            _cross(bench.across[m], first, bench.along[m], plan.row, sized, True)
+            cross(bench.across[m], first, bench.along[m], plan.row, sized, True)
     for m in range(modes):
-        wave = waves[m].ravel()
         backward(bench.across[m], plan.turns, sized)
-        for s in range(size // WIDTH):
-            _lie(bench.across[m, s], s, wave, sized)
+        lie(bench.across[m], waves[m].ravel(), sized)
     return misfit
 
 
@@ -219,7 +184,7 @@ def _compiled(sources: int) -> tuple[Any, Any]:
     def residual(waves, counts, rows, noise, plan, bench):
         total = 0.0 * sources
         for b in range(len(rows)):
-            _fetch(counts[rows[b]], bench.counts)
+            _fetch(counts, rows[b], bench.counts)
             total += _visited(waves[b], noise, plan, bench)
         return total
 
@@ -230,7 +195,7 @@ def _compiled(sources: int) -> tuple[Any, Any]:
         for b in range(len(frames)):
             one = frames[b : b + 1]
             exit_waves(obj, bank, corners, bins, one, bench.wave)
-            _fetch(counts[rows[b]], bench.counts)
+            _fetch(counts, rows[b], bench.counts)
             total += _visited(bench.wave[0], noise, plan, bench)
             accumulate(obj, bank, corners, bins, one, bench.wave, sums.num, sums.den, sums.pnum, with_probe)
             if displaced:
@@ -253,7 +218,7 @@ def residual(
 
     counts: (any, N, N), of which `rows` belong to the frames. The 1/N^2 of the transform back is in `noise.scale`.
     """
-    return float(LOOPS[0](waves, counts, rows, noise, plan, bench))
+    return float(LOOPS[0](waves, _of_a_kind(counts), rows, noise, plan, bench))
 
 
 def gradient(
@@ -265,4 +230,11 @@ def gradient(
     normal: (n, 5) takes the normal equations of each frame's displacement (`kernels.displacement`).
     """
     out = np.zeros((0, 5)) if normal is None else normal
-    return float(LOOPS[1](placed, frames, counts, rows, noise, plan, bench, sums, probe, normal is not None, out))
+    held = _of_a_kind(counts)
+    return float(LOOPS[1](placed, frames, held, rows, noise, plan, bench, sums, probe, normal is not None, out))
+
+
+def _of_a_kind(counts: NDArray[Any]) -> Counts:
+    if counts.dtype == np.uint16:
+        return Counts(counts, np.zeros((0, *counts.shape[1:]), np.float32))
+    return Counts(np.zeros((0, *counts.shape[1:]), np.uint16), counts)

@@ -15,11 +15,11 @@ from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from beamside.ptycho import columns, kernels, shifts, visit
+from beamside.ptycho import columns, kernels, shifts, visit, whole
 from beamside.ptycho.canvas import Canvas
+from beamside.ptycho.columns import zeros as _zeros
 from beamside.ptycho.frames import FrameStore
 from beamside.ptycho.probe import BINS, Modes, shift_phases
 from beamside.run.engine import Array
@@ -29,6 +29,7 @@ _CACHE_BYTES = 1 << 20
 _AT_ONCE = 64
 """Frames of a visit each: so many counts are in memory where a scan is larger than that."""
 Frames = NDArray[np.int64]
+Waves = NDArray[np.complex64]
 Kept = dict[int, NDArray[np.complex64]]
 S = TypeVar("S")
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Detector:
 
     valid: NDArray[np.float32]
     saturation: float
-    transfer: torch.Tensor | None = None
+    transfer: Waves | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Likelihood:
 class _Lane:
     """The sums and the workspace of one thread."""
 
-    waves: torch.Tensor
+    waves: Waves
     """(frames, modes, N, N) complex64."""
     flat: NDArray[np.float32]
     """The same memory as (frames, modes, N, 2 N)."""
@@ -82,17 +83,18 @@ class Workshop:
         self.planes: NDArray[np.float32] = np.zeros((2, 0, 0), np.float32)
         """The bank, and the object as it was when the pass began, with real and imaginary part apart."""
         self.corners, self.bins = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
-        self.turns = torch.zeros((0, 2, 0), dtype=torch.complex64)
+        self.turns: Waves = np.zeros((0, 2, 0), np.complex64)
         """Near field: (n, 2, N) phases that move each frame's image back by the shift its probe was given."""
         self.normal = np.zeros((0, 5))
         """(n, 5) normal equations of each frame's displacement, from the last pass that asked for them."""
-        self._pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
-        if lanes == 1:
-            torch.set_num_threads(1)
         self._lanes: list[_Lane] = []
         there = detector.transfer is None and columns.possible(self.size)
         self._plan = visit.plan(self.size) if there else None
         """Far field: of frames that can be worked on in one visit; others go the long way."""
+        self._fft = whole.by_scipy() if there else whole.by_torch()
+        self._pool = ThreadPoolExecutor(lanes, initializer=self._fft.one_thread) if lanes > 1 else None
+        if lanes == 1:
+            self._fft.one_thread()
         self.num: NDArray[np.float32] = np.zeros((0, 2, 0, 0), np.float32)
         self.den: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.force: NDArray[np.float32] = np.zeros((0, 0), np.float32)
@@ -131,6 +133,12 @@ class Workshop:
             self._whole = np.ascontiguousarray(self.bank_planes[:, :, 0] + 1j * self.bank_planes[:, :, 1])
         return self._whole
 
+    def shifted(self, modes: Modes) -> Waves:
+        """(bins^2, m, N, N) the bank of any modes (m, N, N)."""
+        planes = _zeros(BINS * BINS, len(modes), 2, self.size, self.size)
+        self._shifts.fill(np.ascontiguousarray(modes, np.complex64), planes)
+        return np.asarray(planes[:, :, 0] + 1j * planes[:, :, 1])
+
     def _find_turns(self) -> None:
         """Beam and detector stand still, the sample moves; here the probe takes the sub-pixel part of the movement.
 
@@ -140,14 +148,14 @@ class Workshop:
             return
         shift = np.stack(np.divmod(self.bins, BINS), 1) / BINS
         k = np.fft.fftfreq(self.size)
-        self.turns = torch.from_numpy(np.exp(2j * np.pi * shift[:, :, None] * k).astype(np.complex64))
+        self.turns = np.exp(2j * np.pi * shift[:, :, None] * k).astype(np.complex64)
 
-    def _transfer(self, block: Frames) -> torch.Tensor | None:
+    def _transfer(self, block: Frames) -> Waves | None:
         """(k, 1, N, N) from the sample to the detector in Fourier space; None in the far field."""
         if self.detector.transfer is None:
             return None
-        y, x = self.turns[torch.from_numpy(block)].unbind(1)
-        return (self.detector.transfer * y[:, :, None] * x[:, None, :])[:, None]
+        y, x = self.turns[block, 0], self.turns[block, 1]
+        return np.asarray((self.detector.transfer * y[:, :, None] * x[:, None, :])[:, None])
 
     def place(self, positions_px: NDArray[np.float64]) -> None:
         """Put the frames' windows (n, 2) on the canvas, which covers them."""
@@ -217,35 +225,29 @@ class Workshop:
         valid, saturation = self.detector.valid, np.float32(self.detector.saturation)
         return visit.Noise(valid, saturation, np.float32(1.0 / self.size**2), noise.poisson, np.float32(noise.floor))
 
-    def residual(
-        self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood
-    ) -> tuple[float, NDArray[np.complex64]]:
+    def residual(self, lane: int, block: Frames, waves: Waves, noise: Likelihood) -> tuple[float, Waves]:
         """Misfit of a block, and chi, the residual brought back to the sample; it may take the place of the waves."""
         bench = self._lanes[lane].bench
         if self._plan is not None and bench is not None:
             counts, rows = self.frames.block(block)
-            chi = waves.numpy()
-            return visit.residual(chi.view(np.float32), counts, rows, self._noise(noise), self._plan, bench), chi
+            told = counts, rows, self._noise(noise), self._plan, bench
+            return visit.residual(waves.view(np.float32), *told), waves
         far = self.detector.transfer is None
         at_detector = self.to_detector(waves, block)
         misfit = self._residual_in_place(lane, block, at_detector, noise, 1.0 / self.size**2 if far else 1.0)
-        return misfit, self.to_sample(at_detector, block).numpy()
+        return misfit, self.to_sample(at_detector, block)
 
-    def to_detector(self, waves: torch.Tensor, block: Frames) -> torch.Tensor:
+    def to_detector(self, waves: Waves, block: Frames) -> Waves:
         """Exit waves at the detector: unnormalised FFT, or the angular spectrum."""
-        out: torch.Tensor = torch.fft.fft2(waves)
-        transfer = self._transfer(block)
-        return out if transfer is None else torch.fft.ifft2(out.mul_(transfer))
+        out, transfer = self._fft.forward(waves), self._transfer(block)
+        return out if transfer is None else self._fft.backward(out * transfer) / np.float32(self.size**2)
 
-    def to_sample(self, waves: torch.Tensor, block: Frames) -> torch.Tensor:
+    def to_sample(self, waves: Waves, block: Frames) -> Waves:
         """Back again; for the far field without the 1/N^2, which the residual carries."""
         transfer = self._transfer(block)
-        out: torch.Tensor
         if transfer is None:
-            out = torch.fft.ifft2(waves, norm="forward")
-        else:
-            out = torch.fft.ifft2(torch.fft.fft2(waves).mul_(transfer.conj()))
-        return out
+            return self._fft.backward(waves)
+        return self._fft.backward(self._fft.forward(waves) * transfer.conj()) / np.float32(self.size**2)
 
     def accumulate(self, lane: int, block: Frames, waves: NDArray[np.complex64], *, probe: bool) -> None:
         """Add a block's waves (k, m, N, N) to the lane's sums."""
@@ -256,19 +258,17 @@ class Workshop:
         if probe:
             kernels.probe_weights(self.planes, self.corners, block, self.pden[lane])
 
-    def exit_waves(self, lane: int, block: Frames) -> torch.Tensor:
+    def exit_waves(self, lane: int, block: Frames) -> Waves:
         """P O of a block with the object that the pass began with, in the lane's workspace."""
         held = self._lanes[lane]
         kernels.exit_waves(self.planes, self.bank_planes, self.corners, self.bins, block, held.flat)
         return held.waves[: len(block)]
 
-    def _residual_in_place(
-        self, lane: int, block: Frames, waves: torch.Tensor, noise: Likelihood, scale: float
-    ) -> float:
+    def _residual_in_place(self, lane: int, block: Frames, waves: Waves, noise: Likelihood, scale: float) -> float:
         counts, rows = self.frames.block(block)
         return float(
             kernels.residual_waves(
-                waves.numpy().view(np.float32), counts, rows, self.detector.valid,
+                waves.view(np.float32), counts, rows, self.detector.valid,
                 np.float32(self.detector.saturation), np.float32(scale), noise.poisson, np.float32(noise.floor),
                 self._lanes[lane].line,
             )
@@ -371,11 +371,10 @@ class Workshop:
 
 
 def _lane(block: int, modes: int, size: int) -> _Lane:
-    waves = torch.empty((block, modes, size, size), dtype=torch.complex64)
-    flat = waves.numpy().view(np.float32)
-    return _Lane(waves, flat, _zeros(2, size), visit.bench(flat[:1], modes, size) if columns.possible(size) else None)
-
-
-def _zeros(*shape: int) -> NDArray[np.float32]:
-    """Zeros that begin with a cache line, as numpy's do not: a vector over two lines is read twice."""
-    return np.asarray(torch.zeros(shape).numpy())
+    flat = _zeros(block, modes, size, 2 * size)
+    return _Lane(
+        flat.view(np.complex64),
+        flat,
+        _zeros(2, size),
+        visit.bench(flat[:1], modes, size) if columns.possible(size) else None,
+    )

@@ -10,7 +10,7 @@ from beamside.ptycho.solvers.lsqml import LeastSquares
 from beamside.ptycho.solvers.pie import Epie, Rpie
 from beamside.ptycho.solvers.raar import Raar
 
-__all__ = ["Pass", "Solver", "solver"]
+__all__ = ["ON_GPU", "Pass", "Solver", "solver"]
 
 _SOLVERS: dict[str, type[Solver]] = {
     "auto": Accelerated,
@@ -21,6 +21,8 @@ _SOLVERS: dict[str, type[Solver]] = {
     "ml": ConjugateGradient,
     "lsqml": LeastSquares,
 }
+ON_GPU = ("auto", "epie", "rpie")
+"""Those that use nothing but the methods of `TorchWorkshop`."""
 
 
 def solver(name: str) -> Solver:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from beamside.ptycho import kernels
@@ -40,10 +39,11 @@ class Dual(Solver):
 
         def exchange(lane: int, block: Frames) -> float:
             waves = shop.exit_waves(lane, block)
-            at_sample = waves.clone()
-            held = torch.from_numpy(psi[block])
-            misfit, chi = shop.residual(lane, block, waves.mul_(2).sub_(held), task.noise)
-            psi[block] = at_sample.add_(torch.from_numpy(chi), alpha=self.beta).numpy()
+            at_sample = waves.copy()
+            waves *= np.float32(2)
+            waves -= psi[block]
+            misfit, chi = shop.residual(lane, block, waves, task.noise)
+            psi[block] = at_sample + np.float32(self.beta) * chi
             shop.accumulate(lane, block, psi[block], probe=False)
             return misfit
 
@@ -84,7 +84,7 @@ class Dual(Solver):
             psi = self.psi
 
             def begin(lane: int, block: Frames) -> None:
-                psi[block] = shop.exit_waves(lane, block).numpy()
+                psi[block] = shop.exit_waves(lane, block)
 
             shop.over_blocks(new, begin)
             self.begun[new] = True
