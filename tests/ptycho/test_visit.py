@@ -63,8 +63,8 @@ def test_tiles(sides: Any) -> None:
 def test_what_is_kept_on_disk_knows_the_files_that_it_calls() -> None:
     """Without this number a loop that was compiled before `kernels` changed would go on computing as before."""
     files = [Path(str(module.__file__)).read_bytes() for module in (columns, kernels, tiles)]
-    held = [cell.cell_contents for loop in visit.LOOPS for cell in loop.py_func.__closure__]
-    assert held == 2 * [zlib.crc32(b"".join(files))]
+    held = [cell.cell_contents for cell in visit.loop(64).py_func.__closure__]
+    assert zlib.crc32(b"".join(files)) in held
 
 
 @pytest.mark.parametrize(

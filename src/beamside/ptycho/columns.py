@@ -73,7 +73,7 @@ def zeros(*shape: int) -> NDArray[np.float32]:
 
 
 @njit(inline="always", **_FAST)
-def _forward(work, turns, at, size, left):
+def forward_stage(work, turns, at, size, left):
     """One stage: in each run of `left` rows, groups of four that lie a quarter of it apart."""
     quarter = left // 4
     step = _U(quarter) * _ROW
@@ -103,8 +103,8 @@ def _forward(work, turns, at, size, left):
 
 
 @njit(inline="always", **_FAST)
-def _backward(work, turns, at, size, left):
-    """The adjoint of `_forward`."""
+def backward_stage(work, turns, at, size, left):
+    """The adjoint of `forward_stage`."""
     quarter = left // 4
     step = _U(quarter) * _ROW
     for base in range(0, size, left):
@@ -133,7 +133,7 @@ def _backward(work, turns, at, size, left):
 
 
 @njit(inline="always", **_FAST)
-def _pairs(work, size):
+def pairs_stage(work, size):
     """The stage of neighbouring rows, which a size that is no power of four has; its own adjoint."""
     for y in range(0, size, 2):
         first = _U(y) * _ROW
@@ -141,6 +141,14 @@ def _pairs(work, size):
             a, b = work[first + x], work[first + _ROW + x]
             work[first + x] = a + b
             work[first + _ROW + x] = a - b
+
+
+def stages(size: int) -> tuple[int, ...]:
+    """Of up to six stages of four: where the twiddles of each begin and how many rows a run has, or 0 and 0."""
+    lefts = [size >> 2 * k for k in range(6) if size >> 2 * k >= 4]
+    starts = [sum(3 * (left // 4) for left in lefts[:k]) for k in range(len(lefts))]
+    found = [value for pair in zip(starts, lefts, strict=True) for value in pair]
+    return tuple((found + 12 * [0])[:12])
 
 
 @njit(**_FAST)
@@ -153,22 +161,22 @@ def forward(strips, turns, sized):
     size = 1 << len(sized)
     for k in range(len(strips)):
         strip, at = strips[k], 0
-        _forward(strip, turns, at, size, size)
+        forward_stage(strip, turns, at, size, size)
         at += 3 * (size // 4)
-        _forward(strip, turns, at, size, size // 4)
+        forward_stage(strip, turns, at, size, size // 4)
         at += 3 * (size // 16)
-        _forward(strip, turns, at, size, size // 16)
+        forward_stage(strip, turns, at, size, size // 16)
         if size >= 256:
             at += 3 * (size // 64)
-            _forward(strip, turns, at, size, size // 64)
+            forward_stage(strip, turns, at, size, size // 64)
         if size >= 1024:
             at += 3 * (size // 256)
-            _forward(strip, turns, at, size, size // 256)
+            forward_stage(strip, turns, at, size, size // 256)
         if size >= 4096:
             at += 3 * (size // 1024)
-            _forward(strip, turns, at, size, size // 1024)
+            forward_stage(strip, turns, at, size, size // 1024)
         if len(sized) % 2:
-            _pairs(strip, size)
+            pairs_stage(strip, size)
 
 
 @njit(**_FAST)
@@ -181,16 +189,16 @@ def backward(strips, turns, sized):
     for k in range(len(strips)):
         strip = strips[k]
         if len(sized) % 2:
-            _pairs(strip, size)
+            pairs_stage(strip, size)
         if size >= 4096:
-            _backward(strip, turns, sixth, size, size // 1024)
+            backward_stage(strip, turns, sixth, size, size // 1024)
         if size >= 1024:
-            _backward(strip, turns, fifth, size, size // 256)
+            backward_stage(strip, turns, fifth, size, size // 256)
         if size >= 256:
-            _backward(strip, turns, fourth, size, size // 64)
-        _backward(strip, turns, third, size, size // 16)
-        _backward(strip, turns, second, size, size // 4)
-        _backward(strip, turns, 0, size, size)
+            backward_stage(strip, turns, fourth, size, size // 64)
+        backward_stage(strip, turns, third, size, size // 16)
+        backward_stage(strip, turns, second, size, size // 4)
+        backward_stage(strip, turns, 0, size, size)
 
 
 @njit(**_FAST)

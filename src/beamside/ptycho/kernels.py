@@ -57,7 +57,7 @@ def join(planes, k, m, out):
                 o[x] += complex(re[x], im[x])
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def exit_waves(obj, bank, corners, bins, frames, out):
     """out = P O for each frame of the block; planes in, float32 waves out."""
     modes, n, width = bank.shape[1], _U(bank.shape[3]), _U(obj.shape[2])
@@ -121,7 +121,7 @@ def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor
     return total
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def accumulate(obj, bank, corners, bins, frames, chi, num, den, pnum, with_probe):
     """Add each frame's share: num += conj(P) chi, den += |P|^2 on the canvas; pnum += conj(O) chi.
 
@@ -154,7 +154,7 @@ def accumulate(obj, bank, corners, bins, frames, chi, num, den, pnum, with_probe
                         s1[at + x] += p0[own + x] * im - p1[own + x] * re
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def probe_weights(obj, corners, frames, pden):
     """pden += |O|^2 of each frame; obj in planes. It only scales the probe's steps, and is much the same from frame to
     frame: every fourth one stands for four."""
@@ -169,7 +169,7 @@ def probe_weights(obj, corners, frames, pden):
                 e[own + x] += share * (o0[at + x] * o0[at + x] + o1[at + x] * o1[at + x])
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def displacement(obj, bank, corners, bins, frames, chi, out):
     """Normal equations of each frame's displacement, out[j] = (g_y, g_x, h_yy, h_xx, h_yx).
 

@@ -67,7 +67,7 @@ def _places(context: Any, builder: Any, array: Any, value: Any, first: Any, near
     return found
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def stand(wave, strips, sized):
     """Strips (n, N x 2 columns) of an image's rows, viewed as float32 and flat: x down, y across, parts taken apart."""
     size = _U(1) << _U(len(sized))
@@ -79,7 +79,7 @@ def stand(wave, strips, sized):
                 turn(wave, (first + y) * two + x + x, two, _FOUR * two, strip, x * _ROW + y, _PART, _FOUR * _PART)
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def lie(strips, wave, sized):
     """The reverse of `stand`."""
     size = _U(1) << _U(len(sized))
@@ -91,7 +91,7 @@ def lie(strips, wave, sized):
                 turn(strip, x * _ROW + y, _PART, _FOUR * _PART, wave, (first + y) * two + x + x, two, _FOUR * two)
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def cross(across, first, along, row_of, sized, back):
     """A strip of 64 frequencies of x, from `first` on, in their order: y down, x across; or back to where they were."""
     # Neighbouring frequencies differ in the digit of the first stage of four, and then in that of the second.

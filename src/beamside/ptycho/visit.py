@@ -9,6 +9,7 @@ it again in reverse. What the object is told is added up before the next frame c
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from beamside.ptycho import columns, kernels, tiles
-from beamside.ptycho.columns import WIDTH, backward, forward
+from beamside.ptycho.columns import WIDTH, backward_stage, forward_stage, pairs_stage
 from beamside.ptycho.kernels import accumulate, displacement, exit_waves, probe_weights
 from beamside.ptycho.tiles import cross, lie, stand
 
@@ -67,8 +68,8 @@ class Plan(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """Workspace of a lane. wave: (1, modes, N, 2 N); across: (modes, strips, N x 2 columns) of the exit wave, turned;
-    along: (modes, N x 2 columns) a strip of it the other way round; counts: (N, N); line: (N,)."""
+    """Workspace of a lane. wave: (1, modes, N, 2 N); across: (modes, strips, N x 2 columns) of it, turned; along:
+    (modes, N x 2 columns) a strip of that, turned back; counts: (N, N); line: (N,)."""
 
     wave: Real
     across: Real
@@ -135,7 +136,7 @@ def _weigh(along, y, n, w, q, size, noise):
     return misfit
 
 
-@njit(**_FAST)
+@njit(inline="always", **_FAST)
 def _fetch(counts, row, out):
     """Counts come from far away, and are fetched row after row before they are wanted in another order."""
     for y in range(len(out)):
@@ -148,67 +149,98 @@ def _fetch(counts, row, out):
             d[:] = counts.real[row, y]
 
 
-@njit(**_FAST)
-def _visited(waves, noise, plan, bench):
-    """One frame's waves (modes, N, 2 N) replaced by their residual at the sample, for `bench.counts`; the misfit."""
-    size, sized = 1 << len(plan.sized), plan.sized
-    modes = len(waves)
-    for m in range(modes):
-        stand(waves[m].ravel(), bench.across[m], sized)
-        forward(bench.across[m], plan.turns, sized)
-    misfit = 0.0
-    for first in range(0, size, WIDTH):
-        for m in range(modes):
-            cross(bench.across[m], first, bench.along[m], plan.row, sized, False)
-        forward(bench.along, plan.turns, sized)
-        for y in range(size):
-            k = plan.frequency[y]
-            n, w = bench.counts[k, first : first + WIDTH], noise.valid[k, first : first + WIDTH]
-            misfit += _weigh(bench.along, y, n, w, bench.line, size, noise)
-        backward(bench.along, plan.turns, sized)
-        for m in range(modes):
-            cross(bench.across[m], first, bench.along[m], plan.row, sized, True)
-    for m in range(modes):
-        backward(bench.across[m], plan.turns, sized)
-        lie(bench.across[m], waves[m].ravel(), sized)
+@njit(inline="always", **_FAST)
+def _crossed(across, s, along, plan, back):
+    """A strip the one way round from all of the other, or back."""
+    for m in range(len(across)):
+        cross(across[m], s * WIDTH, along[m], plan.row, plan.sized, back)
+
+
+@njit(inline="always", **_FAST)
+def _weighed(along, s, noise, plan, bench):
+    """A transformed strip times its residual; the misfit."""
+    size, first, misfit = len(bench.counts), s * WIDTH, 0.0
+    for y in range(size):
+        k = plan.frequency[y]
+        n, w = bench.counts[k, first : first + WIDTH], noise.valid[k, first : first + WIDTH]
+        misfit += _weigh(along, y, n, w, bench.line, size, noise)
     return misfit
 
 
-def _compiled(sources: int) -> tuple[Any, Any]:
-    """The two loops over frames. sources: a number that changes with what they call in other files.
+@lru_cache
+def loop(size: int) -> Any:
+    """The loop over frames of a size.
 
-    What is compiled is kept on disk until its own file changes, or what it holds from outside: this number.
+    What is compiled is kept on disk until its own file changes, or what it holds from outside: a number that changes
+    with the files that it calls. All that it calls is written into it. A compiled function that calls another brings a
+    copy along, which is optimised once more, and is not the one that is used while both are new: a resumed run would
+    end with other last bits. Both directions go through the same lines, because compiling takes long enough.
     """
+    sources = zlib.crc32(b"".join(Path(str(m.__file__)).read_bytes() for m in (columns, kernels, tiles)))
+    a0, l0, a1, l1, a2, l2, a3, l3, a4, l4, a5, l5 = columns.stages(size)
+    pairs, strips = size.bit_length() % 2 == 0, size // WIDTH
 
     @njit(**_FAST)
-    def residual(waves, counts, rows, noise, plan, bench):
-        total = 0.0 * sources
-        for b in range(len(rows)):
-            _fetch(counts, rows[b], bench.counts)
-            total += _visited(waves[b], noise, plan, bench)
-        return total
-
-    @njit(**_FAST)
-    def gradient(placed, frames, counts, rows, noise, plan, bench, sums, with_probe, displaced, normal):
+    def visit(waves, placed, frames, counts, rows, noise, plan, bench, sums, with_probe, displaced, normal):
         total = 0.0 * sources
         obj, bank, corners, bins = placed
+        turns, across, along, given = plan.turns, bench.across, bench.along, len(waves) > 0
+        modes = len(across)
         for b in range(len(frames)):
-            one = frames[b : b + 1]
-            exit_waves(obj, bank, corners, bins, one, bench.wave)
+            one, wave = frames[b : b + 1], waves[b : b + 1] if given else bench.wave
+            if not given:
+                exit_waves(obj, bank, corners, bins, one, wave)
             _fetch(counts, rows[b], bench.counts)
-            total += _visited(bench.wave[0], noise, plan, bench)
-            accumulate(obj, bank, corners, bins, one, bench.wave, sums.num, sums.den, sums.pnum, with_probe)
+            for m in range(modes):
+                stand(wave[0, m].ravel(), across[m], plan.sized)
+            for step in range(3 * strips):
+                # Strips across one way; those along there, weighed, and back; those across back.
+                part, s = step // strips, step % strips
+                if part == 1:
+                    _crossed(across, s, along, plan, False)
+                if part < 2:
+                    for m in range(modes):
+                        strip = along[m] if part else across[m, s]
+                        forward_stage(strip, turns, a0, size, l0)
+                        forward_stage(strip, turns, a1, size, l1)
+                        forward_stage(strip, turns, a2, size, l2)
+                        if l3:
+                            forward_stage(strip, turns, a3, size, l3)
+                        if l4:
+                            forward_stage(strip, turns, a4, size, l4)
+                        if l5:
+                            forward_stage(strip, turns, a5, size, l5)
+                        if pairs:
+                            pairs_stage(strip, size)
+                if part == 1:
+                    total += _weighed(along, s, noise, plan, bench)
+                if part:
+                    for m in range(modes):
+                        strip = along[m] if part == 1 else across[m, s]
+                        if pairs:
+                            pairs_stage(strip, size)
+                        if l5:
+                            backward_stage(strip, turns, a5, size, l5)
+                        if l4:
+                            backward_stage(strip, turns, a4, size, l4)
+                        if l3:
+                            backward_stage(strip, turns, a3, size, l3)
+                        backward_stage(strip, turns, a2, size, l2)
+                        backward_stage(strip, turns, a1, size, l1)
+                        backward_stage(strip, turns, a0, size, l0)
+                if part == 1:
+                    _crossed(across, s, along, plan, True)
+            for m in range(modes):
+                lie(across[m], wave[0, m].ravel(), plan.sized)
+            if not given:
+                accumulate(obj, bank, corners, bins, one, wave, sums.num, sums.den, sums.pnum, with_probe)
             if displaced:
-                displacement(obj, bank, corners, bins, one, bench.wave, normal)
+                displacement(obj, bank, corners, bins, one, wave, normal)
         if with_probe:
             probe_weights(obj, corners, frames, sums.pden)
         return total
 
-    return residual, gradient
-
-
-LOOPS = _compiled(zlib.crc32(b"".join(Path(str(m.__file__)).read_bytes() for m in (columns, kernels, tiles))))
-"""Of `residual` and of `gradient`."""
+    return visit
 
 
 def residual(
@@ -218,7 +250,12 @@ def residual(
 
     counts: (any, N, N), of which `rows` belong to the frames. The 1/N^2 of the transform back is in `noise.scale`.
     """
-    return float(LOOPS[0](waves, _of_a_kind(counts), rows, noise, plan, bench))
+    shapes = (2, 0, 0), (0, waves.shape[1], 2, 0, 0), (0, 0), (0, waves.shape[1], 2, 0, 0)
+    obj, bank, flat, pnum = (np.zeros(shape, np.float32) for shape in shapes)
+    placed = Placed(obj, bank, np.zeros((0, 2), np.int32), np.zeros(0, np.int32))
+    sums = Sums(obj, flat, pnum, flat)
+    told = placed, rows, _of_a_kind(counts), rows, noise, plan, bench, sums, False, False, np.zeros((0, 5))
+    return float(loop(waves.shape[2])(waves, *told))
 
 
 def gradient(
@@ -230,8 +267,8 @@ def gradient(
     normal: (n, 5) takes the normal equations of each frame's displacement (`kernels.displacement`).
     """
     out = np.zeros((0, 5)) if normal is None else normal
-    held = _of_a_kind(counts)
-    return float(LOOPS[1](placed, frames, held, rows, noise, plan, bench, sums, probe, normal is not None, out))
+    told = placed, frames, _of_a_kind(counts), rows, noise, plan, bench, sums, probe, normal is not None, out
+    return float(loop(len(bench.counts))(bench.wave[:0], *told))
 
 
 def _of_a_kind(counts: NDArray[Any]) -> Counts:
