@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,32 @@ def test_what_is_kept_on_disk_knows_the_files_that_it_calls() -> None:
     files = [Path(str(module.__file__)).read_bytes() for module in (columns, kernels, tiles)]
     held = [cell.cell_contents for cell in visit.loop(64).py_func.__closure__]
     assert zlib.crc32(b"".join(files)) in held
+
+
+@pytest.mark.slow
+def test_what_comes_from_disk_computes_as_what_was_just_compiled(tmp_path: Path) -> None:
+    program = (
+        "import sys, zlib, numpy as np; from tests.ptycho.test_visit import sums_of_some_frames\n"
+        "print(*(zlib.crc32(np.ascontiguousarray(v)) for v in sums_of_some_frames()))"
+    )
+    told = {"env": os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, "cwd": Path(__file__).parents[2]}
+    first, second = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, **told).stdout
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("visit.*.nbc")) and first == second != ""
+
+
+def sums_of_some_frames() -> visit.Sums:
+    size, rng = 64, np.random.default_rng(0)
+    obj, bank = planes_of(wave(rng, 90, 90), -3), planes_of(wave(rng, 4, 1, size, size), -3)
+    placed = visit.Placed(obj, bank, rng.integers(1, 25, (6, 2)).astype(np.int32), np.zeros(6, np.int32))
+    shapes = (2, 90, 90), (90, 90), (4, 1, 2, size, size), (size, size)
+    sums, frames = visit.Sums(*(np.zeros(shape, np.float32) for shape in shapes)), np.arange(6)
+    counts, noise = rng.poisson(20.0, (6, size, size)).astype(np.uint16), noise_of(POISSON, size, rng)
+    plan = visit.plan(size)
+    visit.gradient(placed, frames, counts, frames, noise, plan, bench(1, size), sums, probe=True, normal=None)
+    return sums
 
 
 @pytest.mark.parametrize(

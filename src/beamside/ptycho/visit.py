@@ -89,6 +89,7 @@ class Sums(NamedTuple):
 
 def plan(size: int) -> Plan:
     """What frames of a size need, made once."""
+    loop(size)  # not by several threads at a time
     frequency = columns.order(size)
     return Plan(columns.twiddles(size), frequency, np.argsort(frequency), columns.sized(size))
 
