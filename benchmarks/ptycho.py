@@ -157,6 +157,7 @@ def rate(size: int, frames: int, turns: int = 8) -> str:
     from beamside.ptycho.workshop import Detector, Likelihood, Workshop
     from beamside.run.engine import Batch
 
+    torch.set_num_threads(1)  # of a second one the time would not be counted
     rng = np.random.default_rng(0)
     counts = rng.poisson(5.0, (frames, size, size)).astype(np.uint16)
     at = rng.uniform(0, 5.5 * np.sqrt(frames), (frames, 2))
