@@ -75,6 +75,26 @@ def exit_waves(obj, bank, corners, bins, frames, out):
                     t[_TWO * (own + x) + _LAST] = p1[own + x] * re + p0[own + x] * im
 
 
+@njit(inline="always", **_FAST)
+def weights(q, n, w, count, saturation, scale, poisson):
+    """Expected counts q of a row replaced by the factors of its waves, for counts n where w is 1; the misfit."""
+    misfit = np.float32(0)
+    if poisson:
+        for x in range(count):
+            keep = w[x] if n[x] < saturation else np.float32(0)
+            r = n[x] / q[x]
+            f = np.sqrt(r) - _ONE
+            misfit += keep * q[x] * f * f
+            q[x] = keep * scale * _HALF * (r - _ONE)
+    else:
+        for x in range(count):
+            keep = w[x] if n[x] < saturation else np.float32(0)
+            f = np.sqrt(n[x] / q[x]) - _ONE
+            misfit += keep * q[x] * f * f
+            q[x] = keep * scale * f
+    return misfit
+
+
 @njit(**_FAST)
 def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor, line):
     """Replace each detector wave A by its likelihood residual, f A scale; the sum of (|A| - sqrt n)^2 over all pixels.
@@ -98,21 +118,7 @@ def residual_waves(waves, counts, rows, valid, saturation, scale, poisson, floor
                 a = waves[b, m, y]
                 for x in range(size):
                     q[x] += (a[2 * x] * a[2 * x] + a[2 * x + 1] * a[2 * x + 1]) * scale
-            misfit = np.float32(0)
-            if poisson:
-                for x in range(size):
-                    keep = w[x] if n[x] < saturation else np.float32(0)
-                    r = n[x] / q[x]
-                    f = np.sqrt(r) - _ONE
-                    misfit += keep * q[x] * f * f
-                    q[x] = keep * scale * _HALF * (r - _ONE)
-            else:
-                for x in range(size):
-                    keep = w[x] if n[x] < saturation else np.float32(0)
-                    f = np.sqrt(n[x] / q[x]) - _ONE
-                    misfit += keep * q[x] * f * f
-                    q[x] = keep * scale * f
-            total += misfit
+            total += weights(q, n, w, size, saturation, scale, poisson)
             for m in range(modes):
                 a = waves[b, m, y]
                 for x in range(size):

@@ -122,11 +122,11 @@ class _Strips:
 
     def _stand(self, wave: Image) -> None:
         """`across`: the rows of an image transformed."""
-        tiles.stand(wave.view(np.float32).ravel(), self.across, self.told[1])
+        tiles.stand(wave.view(np.float32).ravel(), self.across, self.told[1], False)
         columns.forward(self.across, *self.told)
 
     def _lying(self) -> Image:
         """What is in `moved` transformed back."""
         columns.backward(self.moved, *self.told)
-        tiles.lie(self.moved, self.flat, self.told[1])
+        tiles.stand(self.flat, self.moved, self.told[1], True)
         return self.wave

@@ -68,27 +68,22 @@ def _places(context: Any, builder: Any, array: Any, value: Any, first: Any, near
 
 
 @njit(inline="always", **_FAST)
-def stand(wave, strips, sized):
-    """Strips (n, N x 2 columns) of an image's rows, viewed as float32 and flat: x down, y across, parts taken apart."""
+def stand(wave, strips, sized, back):
+    """Strips (n, N x 2 columns) of an image's rows, viewed as float32 and flat: x down, y across, parts taken apart.
+
+    back: the image of its strips instead.
+    """
     size = _U(1) << _U(len(sized))
     two = size + size
     for s in range(len(strips)):
         strip, first = strips[s], _U(s) * _PART
         for y in range(_U(0), _PART, _TILE):
             for x in range(_U(0), size, _FOUR):
-                turn(wave, (first + y) * two + x + x, two, _FOUR * two, strip, x * _ROW + y, _PART, _FOUR * _PART)
-
-
-@njit(inline="always", **_FAST)
-def lie(strips, wave, sized):
-    """The reverse of `stand`."""
-    size = _U(1) << _U(len(sized))
-    two = size + size
-    for s in range(len(strips)):
-        strip, first = strips[s], _U(s) * _PART
-        for y in range(_U(0), _PART, _TILE):
-            for x in range(_U(0), size, _FOUR):
-                turn(strip, x * _ROW + y, _PART, _FOUR * _PART, wave, (first + y) * two + x + x, two, _FOUR * two)
+                lying, standing = (first + y) * two + x + x, x * _ROW + y
+                if back:
+                    turn(strip, standing, _PART, _FOUR * _PART, wave, lying, two, _FOUR * two)
+                else:
+                    turn(wave, lying, two, _FOUR * two, strip, standing, _PART, _FOUR * _PART)
 
 
 @njit(inline="always", **_FAST)

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from beamside.ptycho import columns, kernels, tiles
 from beamside.ptycho.columns import WIDTH, backward_stage, forward_stage, pairs_stage
-from beamside.ptycho.kernels import accumulate, displacement, exit_waves, probe_weights
-from beamside.ptycho.tiles import cross, lie, stand
+from beamside.ptycho.kernels import accumulate, displacement, exit_waves, probe_weights, weights
+from beamside.ptycho.tiles import cross, stand
 
 _FAST: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy", "cache": True}
-_ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 _U, _TWO = np.uint64, np.uint64(2)
 Real = NDArray[np.float32]
 
@@ -115,20 +114,7 @@ def _weigh(along, y, n, w, q, size, noise):
         for x in range(part):
             re, im = strip[at + x], strip[at + part + x]
             q[x] += (re * re + im * im) * scale
-    misfit = _ZERO
-    if noise.poisson:
-        for x in range(part):
-            keep = w[x] if n[x] < noise.saturation else _ZERO
-            r = n[x] / q[x]
-            f = np.sqrt(r) - _ONE
-            misfit += keep * q[x] * f * f
-            q[x] = keep * scale * _HALF * (r - _ONE)
-    else:
-        for x in range(part):
-            keep = w[x] if n[x] < noise.saturation else _ZERO
-            f = np.sqrt(n[x] / q[x]) - _ONE
-            misfit += keep * q[x] * f * f
-            q[x] = keep * scale * f
+    misfit = weights(q, n, w, part, noise.saturation, scale, noise.poisson)
     for m in range(len(along)):
         strip = along[m]
         for x in range(part):
@@ -193,7 +179,7 @@ def loop(size: int) -> Any:
                 exit_waves(obj, bank, corners, bins, one, wave)
             _fetch(counts, rows[b], bench.counts)
             for m in range(modes):
-                stand(wave[0, m].ravel(), across[m], plan.sized)
+                stand(wave[0, m].ravel(), across[m], plan.sized, False)
             for step in range(3 * strips):
                 # Strips across one way; those along there, weighed, and back; those across back.
                 part, s = step // strips, step % strips
@@ -232,7 +218,7 @@ def loop(size: int) -> Any:
                 if part == 1:
                     _crossed(across, s, along, plan, True)
             for m in range(modes):
-                lie(across[m], wave[0, m].ravel(), plan.sized)
+                stand(wave[0, m].ravel(), across[m], plan.sized, True)
             if not given:
                 accumulate(obj, bank, corners, bins, one, wave, sums.num, sums.den, sums.pnum, with_probe)
             if displaced:
